@@ -1,0 +1,326 @@
+package aggregate
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// Definition is a [Type] as the runtime reads it: names, codecs, upcasts, and a
+// way to make instances. Domain code has no use for it. It is immutable.
+type Definition struct {
+	name      string
+	snapshots SnapshotPolicy
+	reads     ReadMode
+	idle      time.Duration
+	state     reflect.Type
+	newState  func() Instance
+
+	byType map[reflect.Type]*Message
+	byName map[nameKey]*Message
+	all    []*Message
+	errs   []error
+}
+
+type nameKey struct {
+	kind MessageKind
+	name string
+}
+
+// MessageKind tells commands, queries and events apart.
+type MessageKind uint8
+
+// The kinds of messages.
+const (
+	KindCommand MessageKind = iota + 1
+	KindQuery
+	KindEvent
+)
+
+// Message is one command, query or event of a definition.
+type Message struct {
+	kind    MessageKind
+	name    string
+	typ     reflect.Type
+	codec   Codec
+	decode  func(Codec, []byte) (any, error)
+	answer  *answerer
+	upcasts []Upcast
+	stored  string
+}
+
+// Upcast leads from one earlier form of an event to a later one.
+type Upcast struct {
+	// From is the version of the earlier form, from 1.
+	From     int
+	old, new reflect.Type
+	decode   func(Codec, []byte) (any, error)
+	convert  func(any) any
+}
+
+type answerer struct {
+	result reflect.Type
+	call   func(message, state any) (any, error)
+}
+
+func newMessage[M any](kind MessageKind, name string, settings []Setting) *Message {
+	m := &Message{kind: kind, name: name, typ: reflect.TypeFor[M](), decode: decoderOf[M]()}
+	for _, s := range settings {
+		s.set(m)
+	}
+	return m
+}
+
+func newDefinition[S any](name string) *Definition {
+	return &Definition{
+		name: name, state: reflect.TypeFor[S](),
+		newState: func() Instance { return new(instance[S]) },
+		byType:   map[reflect.Type]*Message{}, byName: map[nameKey]*Message{},
+	}
+}
+
+func (d *Definition) add(m *Message) {
+	d.all = append(d.all, m)
+	key := nameKey{m.kind, m.name}
+	if d.byName[key] != nil {
+		d.problem("%s %q is registered twice", m.kind, m.name)
+	}
+	d.byName[key] = m
+	if d.byType[m.typ] != nil {
+		d.problem("%s is registered twice, as %q and as %q", m.typ, d.byType[m.typ].name, m.name)
+	}
+	d.byType[m.typ] = m
+}
+
+func (d *Definition) problem(format string, args ...any) {
+	d.errs = append(d.errs, fmt.Errorf("aggregate %q: "+format, append([]any{d.name}, args...)...))
+}
+
+// namePattern is what a stored name looks like. It has no slash: stored events
+// are named "name/version", streams "type/id".
+var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,127}$`)
+
+// finish checks everything about the definition that can be checked alone.
+func (d *Definition) finish() {
+	d.snapshots = d.snapshots.withDefaults()
+	if !namePattern.MatchString(d.name) {
+		d.problem("a type name is 1 to 128 bytes of a-z, 0-9, '-', '_' and '.', beginning with a letter")
+	}
+	var commands, events int
+	for _, m := range d.all {
+		if !namePattern.MatchString(m.name) {
+			d.problem("%s %q: a name is 1 to 128 bytes of a-z, 0-9, '-', '_' and '.', beginning with a letter", m.kind, m.name)
+		}
+		if m.typ.Kind() == reflect.Interface {
+			d.problem("%s %q: %s is an interface, not a concrete type", m.kind, m.name, m.typ)
+		}
+		switch m.kind {
+		case KindCommand:
+			commands++
+		case KindEvent:
+			events++
+			d.checkUpcasts(m)
+		}
+	}
+	if events == 0 && commands > 0 {
+		d.problem("accepts commands but records no event")
+	}
+}
+
+// checkUpcasts wants forms 1..n without a hole, each leading to the event itself
+// or to the next form.
+func (d *Definition) checkUpcasts(m *Message) {
+	slices.SortStableFunc(m.upcasts, func(a, b Upcast) int { return a.From - b.From })
+	for i, u := range m.upcasts {
+		if u.From != i+1 {
+			d.problem("event %q: upcasts cover version %d where %d was expected", m.name, u.From, i+1)
+			return
+		}
+		last := i == len(m.upcasts)-1
+		switch {
+		case u.new == m.typ:
+		case last:
+			d.problem("event %q: the upcast from version %d makes a %s, not a %s", m.name, u.From, u.new, m.typ)
+		case u.new != m.upcasts[i+1].old:
+			d.problem("event %q: the upcast from version %d makes a %s, but version %d is a %s",
+				m.name, u.From, u.new, u.From+1, m.upcasts[i+1].old)
+		}
+	}
+	m.stored = m.name
+	if v := m.Version(); v > 1 {
+		m.stored = fmt.Sprintf("%s/%d", m.name, v)
+	}
+}
+
+// Validate returns one error that lists every mistake in the definitions, and
+// names used by two of them; nil when there is none.
+func Validate(types ...Any) error {
+	var errs []error
+	seen := map[string]bool{}
+	for i, t := range types {
+		if t == nil || reflect.ValueOf(t).IsNil() || t.Definition() == nil {
+			errs = append(errs, fmt.Errorf("aggregate type %d is nil", i))
+			continue
+		}
+		d := t.Definition()
+		errs = append(errs, d.errs...)
+		if seen[d.name] {
+			errs = append(errs, fmt.Errorf("aggregate %q: two types have this name", d.name))
+		}
+		seen[d.name] = true
+	}
+	return errors.Join(errs...)
+}
+
+// Definition makes a Definition an [Any].
+func (d *Definition) Definition() *Definition { return d }
+
+// Name is the stored name of the type.
+func (d *Definition) Name() string { return d.name }
+
+// Snapshots is the policy, defaults filled in.
+func (d *Definition) Snapshots() SnapshotPolicy { return d.snapshots }
+
+// Reads is the read mode.
+func (d *Definition) Reads() ReadMode { return d.reads }
+
+// Idle is the time set by [IdleAfter]; 0 when not set.
+func (d *Definition) Idle() time.Duration { return d.idle }
+
+// Messages lists everything registered, in the order of the definition.
+func (d *Definition) Messages() []*Message { return slices.Clone(d.all) }
+
+// Message finds a message by its stored name, nil when there is none. For
+// events the name is without version.
+func (d *Definition) Message(kind MessageKind, name string) *Message {
+	return d.byName[nameKey{kind, name}]
+}
+
+// MessageOf finds the message that a Go value belongs to, nil when there is
+// none.
+func (d *Definition) MessageOf(value any) *Message { return d.byType[reflect.TypeOf(value)] }
+
+func (d *Definition) messageOf(typ reflect.Type, kind MessageKind) *Message {
+	if m := d.byType[typ]; m != nil && m.kind == kind {
+		return m
+	}
+	return nil
+}
+
+// NewInstance makes the aggregate before its first event.
+func (d *Definition) NewInstance() Instance { return d.newState() }
+
+// Kind of the message.
+func (m *Message) Kind() MessageKind { return m.kind }
+
+// Name is the stored name, without version.
+func (m *Message) Name() string { return m.name }
+
+// StoredName is the name under which new events are stored: "name", or
+// "name/2" and so on when there are upcasts from earlier forms.
+func (m *Message) StoredName() string { return m.stored }
+
+// Version is the current form of an event, from 1.
+func (m *Message) Version() int { return len(m.upcasts) + 1 }
+
+// GoType is the registered Go type.
+func (m *Message) GoType() reflect.Type { return m.typ }
+
+// Codec is what [Encoded] set; nil for the default.
+func (m *Message) Codec() Codec { return m.codec }
+
+// Answers reports whether the message has a result.
+func (m *Message) Answers() bool { return m.answer != nil }
+
+// Decode makes a value of the registered type.
+func (m *Message) Decode(c Codec, data []byte) (any, error) { return m.decode(c, data) }
+
+// DecodeVersion makes a value of the registered event type from bytes stored in
+// form version, through the upcasts.
+func (m *Message) DecodeVersion(c Codec, version int, data []byte) (any, error) {
+	if version == m.Version() {
+		return m.decode(c, data)
+	}
+	if version < 1 || version > m.Version() {
+		return nil, fmt.Errorf("event %q has versions 1 to %d, not %d", m.name, m.Version(), version)
+	}
+	value, err := m.upcasts[version-1].decode(c, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range m.upcasts[version-1:] {
+		if value = u.convert(value); u.new == m.typ {
+			break
+		}
+	}
+	return value, nil
+}
+
+// OldType is the Go type of an event's earlier form.
+func (m *Message) OldType(version int) reflect.Type { return m.upcasts[version-1].old }
+
+// ResultType is the type of the answer; nil when there is none.
+func (m *Message) ResultType() reflect.Type {
+	if m.answer == nil {
+		return nil
+	}
+	return m.answer.result
+}
+
+// DecodeAnswer makes a value of the result type.
+func (m *Message) DecodeAnswer(c Codec, data []byte) (any, error) {
+	v := reflect.New(m.answer.result)
+	if err := c.Unmarshal(data, v.Interface()); err != nil {
+		return nil, err
+	}
+	return v.Elem().Interface(), nil
+}
+
+// Instance is one aggregate in memory. It is not safe for concurrent use.
+type Instance interface {
+	// Decide runs a command on the state and returns its events, without
+	// changing anything.
+	Decide(command any) ([]any, error)
+	// Evolve applies one event.
+	Evolve(event any)
+	// Answer runs a message of the definition that answers.
+	Answer(m *Message, value any) (any, error)
+	// State points to the state, which must not be changed through it.
+	State() any
+	// Restore decodes a state over the zero value.
+	Restore(c Codec, data []byte) error
+}
+
+type instance[S any] struct{ state S }
+
+func (i *instance[S]) Decide(command any) ([]any, error) {
+	events, err := command.(Command[S]).Decide(i.state)
+	if err != nil || len(events) == 0 {
+		return nil, err
+	}
+	erased := make([]any, len(events))
+	for n, e := range events {
+		erased[n] = e
+	}
+	return erased, nil
+}
+
+func (i *instance[S]) Evolve(event any) { event.(Event[S]).Evolve(&i.state) }
+
+func (i *instance[S]) Answer(m *Message, value any) (any, error) {
+	return m.answer.call(value, &i.state)
+}
+
+func (i *instance[S]) State() any { return &i.state }
+
+func (i *instance[S]) Restore(c Codec, data []byte) error {
+	var state S
+	if err := c.Unmarshal(data, &state); err != nil {
+		return err
+	}
+	i.state = state
+	return nil
+}
