@@ -1,0 +1,53 @@
+package actor
+
+import (
+	"time"
+
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// Call is one command or query on its way through a host. It is answered
+// exactly once, whatever happens.
+type Call struct {
+	Request   *aggregate.Request
+	Stream    persistence.Stream
+	Partition persistence.Partition
+	// Deadline by the host's clock; 0 for none. A call that is not begun by
+	// then certainly has no effect.
+	Deadline time.Duration
+	// Reply receives the result, on whatever goroutine it became known. It must
+	// not block.
+	Reply Replier
+
+	tenure *tenure // while admitted
+	grain  *grain  // while admitted
+	looked bool    // the log has been asked about the command id: it is new
+}
+
+// Replier receives the result of a call.
+type Replier interface {
+	Reply(c *Call, r Result)
+}
+
+// Result is what became of a call.
+type Result struct {
+	Response aggregate.Response
+	// Err is nil, an *aggregate.Rejection or an *aggregate.Failure.
+	Err error
+	// NotOwner says that this node does not own the partition, so the call was
+	// certainly not executed; Err says so too, for callers who cannot route.
+	NotOwner bool
+}
+
+// errMoved is the result of a call that met a partition on its way elsewhere.
+var errMoved = aggregate.NotDone(aggregate.ReasonMoved, nil)
+
+var notOwner = Result{Err: errMoved, NotOwner: true}
+
+func failed(err error) Result { return Result{Err: err} }
+
+// expired reports whether the caller has given up.
+func (c *Call) expired(clock Clock) bool { return c.Deadline != 0 && clock.Now() >= c.Deadline }
+
+func (c *Call) id() aggregate.CommandID { return c.Request.Command }

@@ -1,0 +1,146 @@
+package actor
+
+import (
+	"context"
+	"sync"
+
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+const (
+	// loaders is how many loads run at once: one more batch gathers meanwhile.
+	loaders = 2
+	// loadBatch is how many aggregates one round trip brings in.
+	loadBatch = 2000
+)
+
+// loader brings aggregates into memory, as many at a time as wait, and does the
+// other reads that a grain's turn must not wait for. Its queues are bounded by
+// the host's admission: each entry is an aggregate with a call.
+type loader struct {
+	host *Host
+	wake chan struct{}
+
+	mu     sync.Mutex
+	grains []*grain
+	reads  []func(context.Context)
+}
+
+func newLoader(h *Host) *loader { return &loader{host: h, wake: make(chan struct{}, loaders)} }
+
+func (l *loader) load(g *grain) {
+	l.mu.Lock()
+	l.grains = append(l.grains, g)
+	l.mu.Unlock()
+	l.signal()
+}
+
+func (l *loader) read(f func(context.Context)) {
+	l.mu.Lock()
+	l.reads = append(l.reads, f)
+	l.mu.Unlock()
+	l.signal()
+}
+
+func (l *loader) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *loader) take() (grains []*grain, read func(context.Context)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.reads); n > 0 {
+		read = l.reads[0]
+		if l.reads = l.reads[1:]; n == 1 {
+			l.reads = nil
+		}
+	}
+	n := min(len(l.grains), loadBatch)
+	grains = l.grains[:n:n]
+	if l.grains = l.grains[n:]; len(l.grains) == 0 {
+		l.grains = nil
+	}
+	return grains, read
+}
+
+func (l *loader) run() {
+	for {
+		select {
+		case <-l.wake:
+		case <-l.host.storeContext.Done():
+		}
+		for {
+			grains, read := l.take()
+			if len(grains) == 0 && read == nil {
+				break
+			}
+			ctx, cancel := context.WithTimeout(l.host.storeContext, l.host.config.StoreTimeout)
+			if len(grains) > 0 {
+				l.fill(ctx, grains)
+			}
+			if read != nil {
+				read(ctx)
+			}
+			cancel()
+		}
+		if l.host.storeContext.Err() != nil {
+			return
+		}
+	}
+}
+
+func (l *loader) fill(ctx context.Context, grains []*grain) {
+	targets := make([]eventsourcing.Target, len(grains))
+	for i, g := range grains {
+		targets[i] = eventsourcing.Target{Definition: g.def, Stream: g.stream}
+	}
+	l.host.stats.loads.Add(uint64(len(grains)))
+	for i, loaded := range l.host.journal.Load(ctx, targets) {
+		grains[i].mailbox.PostUserMessage(&loadedMessage{loaded})
+	}
+}
+
+// lookup asks the log whether a command was handled, and then goes on with it.
+func (h *Host) lookup(g *grain, c *Call) {
+	h.stats.lookups.Add(1)
+	h.loader.read(func(ctx context.Context) {
+		record, found, err := h.store.FindCommand(ctx, g.stream, persistence.CommandID(c.id()))
+		switch {
+		case err != nil:
+			g.finish(c, failed(aggregate.NotDone(aggregate.ReasonStoreDown, err)))
+		case found:
+			g.mailbox.PostUserMessage(&foundMessage{c, eventsourcing.Handled{
+				Command: c.id(), Version: record.Last, Offset: record.Offset, Events: int(record.Last - record.First + 1),
+			}})
+		default:
+			c.looked = true
+			g.mailbox.PostUserMessage(c)
+		}
+	})
+}
+
+// foundMessage brings a repeated command back with what the log says of it.
+type foundMessage struct {
+	call    *Call
+	handled eventsourcing.Handled
+}
+
+// answerAt computes a repeated command's answer on the state it left then.
+func (h *Host) answerAt(g *grain, it *item, version persistence.Version) {
+	h.loader.read(func(ctx context.Context) {
+		r := it.call.Request
+		instance, err := h.journal.LoadAt(ctx, eventsourcing.Target{Definition: g.def, Stream: g.stream}, version)
+		if err != nil {
+			g.finish(it.call, failed(loadFailure(err)))
+			return
+		}
+		answer, err := safely(func() (any, error) { return instance.Answer(r.Message, r.Value) })
+		it.result.Response.Answer, it.result.Err = answer, g.refusal(err)
+		h.release(it)
+	})
+}

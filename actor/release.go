@@ -1,0 +1,138 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// release decides whether a computed reply may leave now. Everything it depends
+// on is durable.
+//
+//	a failure ........................... at once
+//	reveals commits of a held tenure .... when the hold ends (I8)
+//	proved by its own commit ............ at once
+//	anything else ....................... under the lease, else behind the barrier (I7)
+func (h *Host) release(it *item) {
+	t, mode := it.grain.tenure, it.grain.def.Reads()
+	var failure *aggregate.Failure
+	switch {
+	case it.result.Err != nil && errors.As(it.result.Err, &failure):
+		h.send(it)
+	case it.reveals && mode != aggregate.Strict && t.holding.Load() && t.hold(it):
+	case it.result.Response.Receipt.Offset != 0, mode == aggregate.Eventual:
+		h.send(it)
+	case t.lost.Load():
+		it.result = notOwner
+		h.send(it)
+	case mode == aggregate.Lease && int64(h.clock.Now()) < h.leaseUntil.Load():
+		h.send(it) // the check above is the linearisation point
+	default:
+		h.barrier.add(it)
+	}
+}
+
+// send answers the call, and those that were the same command.
+func (h *Host) send(it *item) {
+	it.grain.finish(it.call, it.result)
+	for _, twin := range it.twins {
+		r := it.result
+		if r.Err == nil {
+			h.stats.duplicates.Add(1)
+			r.Response.Receipt.Duplicate = true
+			if !twin.Request.Answer {
+				r.Response.Answer = nil
+			}
+		}
+		it.grain.finish(twin, r)
+	}
+}
+
+// barrierLimit bounds the replies of one store round trip.
+const barrierLimit = 4096
+
+// barrier proves ownership to replies that no lease covers: one round trip to
+// the store for all that wait. Its queue is bounded by the host's admission.
+type barrier struct {
+	host *Host
+	wake chan struct{}
+
+	mu      sync.Mutex
+	waiting []*item
+}
+
+func newBarrier(h *Host) *barrier { return &barrier{host: h, wake: make(chan struct{}, 1)} }
+
+func (b *barrier) add(it *item) {
+	b.mu.Lock()
+	b.waiting = append(b.waiting, it)
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *barrier) take() []*item {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(len(b.waiting), barrierLimit)
+	taken := b.waiting[:n:n]
+	b.waiting = b.waiting[n:]
+	if len(b.waiting) == 0 {
+		b.waiting = nil
+	}
+	return taken
+}
+
+func (b *barrier) run() {
+	for {
+		select {
+		case <-b.wake:
+		case <-b.host.storeContext.Done():
+		}
+		for taken := b.take(); len(taken) > 0; taken = b.take() {
+			b.prove(taken)
+		}
+		if b.host.storeContext.Err() != nil {
+			return
+		}
+	}
+}
+
+// prove asks the store once for every partition among the replies.
+func (b *barrier) prove(replies []*item) {
+	h := b.host
+	h.stats.barriers.Add(1)
+	place := map[*tenure]int{}
+	var fences []persistence.Fence
+	for _, it := range replies {
+		t := it.grain.tenure
+		if _, ok := place[t]; !ok {
+			place[t] = len(fences)
+			fences = append(fences, persistence.Fence{Partition: t.partition, Epoch: persistence.Epoch(t.epoch.Load())})
+		}
+	}
+	ctx, cancel := context.WithTimeout(h.storeContext, h.config.StoreTimeout)
+	defer cancel()
+	owned, err := h.store.Verify(ctx, h.node, fences)
+	for _, it := range replies {
+		t := it.grain.tenure
+		i := place[t]
+		switch {
+		case err != nil:
+			it.result = failed(aggregate.NotDone(aggregate.ReasonStoreDown, err))
+		case !owned[i]:
+			if persistence.Epoch(t.epoch.Load()) != fences[i].Epoch {
+				b.add(it) // we fenced ourselves meanwhile: ask again under the new epoch
+				continue
+			}
+			h.deposed(t, &persistence.FencedError{Partition: t.partition, Epoch: fences[i].Epoch})
+			it.result = notOwner
+		}
+		h.send(it)
+	}
+}

@@ -1,0 +1,46 @@
+package actor
+
+import "sync/atomic"
+
+type counters struct {
+	commits, batches, fenced, conflicts, unknown, storeErrors atomic.Uint64
+	activations, passivations, loads, lookups, duplicates     atomic.Uint64
+	overloaded, panics, barriers, held                        atomic.Uint64
+	snapshots, snapshotsDropped                               atomic.Uint64
+}
+
+// Stats are counts since the host started, and the two gauges Resident and
+// InFlight.
+type Stats struct {
+	Commits, Batches uint64 // appended and durable; round trips
+	Fenced           uint64 // commits refused because the partition was in other hands
+	Conflicts        uint64 // commits refused because of the version
+	Unknown          uint64 // commits whose outcome had to be looked up
+	StoreErrors      uint64 // commits the store could not take
+	Activations      uint64
+	Passivations     uint64
+	Loads            uint64
+	Lookups          uint64 // command ids that only the log could tell
+	Duplicates       uint64 // commands delivered again
+	Overloaded       uint64 // calls refused because a queue was full
+	Panics           uint64 // in domain code
+	Barriers         uint64 // store round trips because no lease covered a reply
+	Held             uint64 // replies held back after a take-over
+	Snapshots        uint64
+	SnapshotsDropped uint64
+	Resident         int // aggregates in memory
+	InFlight         int // calls admitted and not answered
+}
+
+// Stats reads the counters.
+func (h *Host) Stats() Stats {
+	c := &h.stats
+	return Stats{
+		Commits: c.commits.Load(), Batches: c.batches.Load(), Fenced: c.fenced.Load(), Conflicts: c.conflicts.Load(),
+		Unknown: c.unknown.Load(), StoreErrors: c.storeErrors.Load(), Activations: c.activations.Load(),
+		Passivations: c.passivations.Load(), Loads: c.loads.Load(), Lookups: c.lookups.Load(), Duplicates: c.duplicates.Load(),
+		Overloaded: c.overloaded.Load(), Panics: c.panics.Load(), Barriers: c.barriers.Load(), Held: c.held.Load(),
+		Snapshots: c.snapshots.Load(), SnapshotsDropped: c.snapshotsDropped.Load(),
+		Resident: h.resident.len(), InFlight: int(h.inflight.Load()),
+	}
+}
