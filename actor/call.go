@@ -20,9 +20,10 @@ type Call struct {
 	// not block.
 	Reply Replier
 
-	tenure *tenure // while admitted
-	grain  *grain  // while admitted
-	looked bool    // the log has been asked about the command id: it is new
+	tenure *tenure             // while admitted
+	grain  *grain              // while admitted
+	looked bool                // the log has been asked about the command id: it was new
+	asked  persistence.Version // of the aggregate when the log was asked
 }
 
 // Replier receives the result of a call.
@@ -42,6 +43,9 @@ type Result struct {
 
 // errMoved is the result of a call that met a partition on its way elsewhere.
 var errMoved = aggregate.NotDone(aggregate.ReasonMoved, nil)
+
+// errStopping is the result of a call that met a host on its way out.
+var errStopping = aggregate.NotDone(aggregate.ReasonStopping, nil)
 
 var notOwner = Result{Err: errMoved, NotOwner: true}
 

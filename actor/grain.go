@@ -111,6 +111,10 @@ func (g *grain) Receive(ctx proto.Context) {
 		g.leave()
 	case passivate:
 		g.passivate()
+	case *proto.Stopping:
+		if !g.stopped.Load() { // somebody else stopped the actor
+			g.stop()
+		}
 	case proto.SystemMessage, proto.AutoReceiveMessage:
 	default:
 		g.foreign(ctx, m)
@@ -211,9 +215,12 @@ func (g *grain) fresh(c *Call) bool {
 		handled, verdict = g.window.Find(c.id())
 	}
 	switch {
-	case verdict == eventsourcing.New, handled.Offset == 0 && c.looked:
+	case verdict == eventsourcing.New:
+		return true
+	case handled.Offset == 0 && c.looked && g.window.Reaches(c.asked):
 		return true
 	case handled.Offset == 0: // fell out of the window, or its place was not yet known when the snapshot was taken
+		c.asked = g.version
 		g.host.lookup(g, c)
 	default:
 		g.duplicate(c, handled)
@@ -245,22 +252,41 @@ func (g *grain) joinTwin(c *Call) bool {
 }
 
 // duplicate answers a repeated command with the first receipt, and, if asked,
-// the answer on the state that the command left.
+// the answer on the state that the command left. Both are facts of the log, and
+// wait for no commit that is still in flight.
 func (g *grain) duplicate(c *Call, h eventsourcing.Handled) {
 	g.host.stats.duplicates.Add(1)
 	it := &item{grain: g, call: c, result: Result{Response: aggregate.Response{Receipt: aggregate.Receipt{
 		Command: c.id(), Version: aggregate.Version(h.Version), Events: h.Events, Duplicate: true,
 		Partition: aggregate.Partition(g.tenure.partition), Offset: aggregate.Offset(h.Offset),
 	}}}}
+	g.mu.Lock()
+	it.reveals = g.revealed
+	g.mu.Unlock()
 	if c.Request.Answer {
 		if h.Version != g.version {
 			g.host.answerAt(g, it, h.Version)
 			return
 		}
-		answer, err := safely(func() (any, error) { return g.instance.Answer(c.Request.Message, c.Request.Value) })
-		it.result.Response.Answer, it.result.Err = answer, g.refusal(err)
+		g.answerAgain(it, g.instance)
 	}
-	g.reply(it)
+	g.host.release(it)
+}
+
+// answerAgain computes a repeated command's answer on the state it left. Domain
+// code that panics now cannot undo what the command has done.
+func (g *grain) answerAgain(it *item, instance aggregate.Instance) {
+	answer, err := g.answer(it.call.Request, instance)
+	if panicked(err) {
+		err = aggregate.UnknownOutcome(aggregate.ReasonPanic, err)
+	} else {
+		err = g.refusal(err)
+	}
+	it.result.Response.Answer, it.result.Err = answer, err
+}
+
+func (g *grain) answer(r *aggregate.Request, instance aggregate.Instance) (any, error) {
+	return safely(func() (any, error) { return instance.Answer(r.Message, r.Value) })
 }
 
 // command decides, evolves, and hands the commit to the lane.
@@ -274,7 +300,7 @@ func (g *grain) command(c *Call) {
 				Command: c.id(), Version: aggregate.Version(g.version), Partition: aggregate.Partition(g.tenure.partition),
 			}}}
 			if r.Answer {
-				it.result.Response.Answer, err = safely(func() (any, error) { return g.instance.Answer(r.Message, r.Value) })
+				it.result.Response.Answer, err = g.answer(r, g.instance)
 				it.result.Err = g.refusal(err)
 			}
 		}
@@ -285,12 +311,19 @@ func (g *grain) command(c *Call) {
 		return
 	}
 	it := &item{grain: g, call: c, hasCommit: true}
-	if err := g.encode(it, events); err != nil {
-		g.finish(c, failed(err))
+	if _, err = safely(func() (any, error) { return nil, g.encode(it, events) }); err != nil {
+		if panicked(err) {
+			err = g.refusal(err)
+		}
+		g.reply(&item{grain: g, call: c, result: failed(err)})
 		return
 	}
-	if _, err = safely(func() (any, error) { return nil, g.evolve(events) }); err != nil {
-		g.finish(c, failed(g.refusal(err)))
+	_, err = safely(func() (any, error) { return nil, g.evolve(events) })
+	if err == nil && r.Answer {
+		it.result.Response.Answer, err = g.answer(r, g.instance)
+	}
+	if err != nil { // nothing has happened yet, but the state has moved on
+		g.reply(&item{grain: g, call: c, result: failed(g.refusal(err))})
 		g.leave()
 		return
 	}
@@ -299,10 +332,6 @@ func (g *grain) command(c *Call) {
 	it.result.Response.Receipt = aggregate.Receipt{
 		Command: c.id(), Version: aggregate.Version(g.version), Events: len(events),
 		Partition: aggregate.Partition(g.tenure.partition),
-	}
-	if r.Answer {
-		answer, err := safely(func() (any, error) { return g.instance.Answer(r.Message, r.Value) })
-		it.result.Response.Answer, it.result.Err = answer, g.refusal(err)
 	}
 	g.sinceSnap.add(len(events), it.bytes)
 	if g.sinceSnap.due(g.def.Snapshots(), g.mailbox.empty()) {
@@ -356,7 +385,7 @@ func (g *grain) evolve(events []any) error {
 }
 
 func (g *grain) query(c *Call) {
-	answer, err := safely(func() (any, error) { return g.instance.Answer(c.Request.Message, c.Request.Value) })
+	answer, err := g.answer(c.Request, g.instance)
 	g.reply(&item{grain: g, call: c, result: Result{
 		Response: aggregate.Response{Answer: answer, Receipt: aggregate.Receipt{
 			Version: aggregate.Version(g.version), Partition: aggregate.Partition(g.tenure.partition),
@@ -380,13 +409,21 @@ func (g *grain) refusal(err error) error {
 		g.host.log.Error("domain code panicked", "stream", g.stream.String(), "panic", p.value, "stack", p.stack)
 		return aggregate.NotDone(aggregate.ReasonPanic, err)
 	}
-	return aggregate.AsRejection(err)
+	rejection, failure := safely(func() (*aggregate.Rejection, error) { return aggregate.AsRejection(err), nil })
+	if failure != nil { // the error's own methods panic
+		return g.refusal(failure)
+	}
+	return rejection
 }
 
-// reply queues a reply that has no commit behind what it depends on.
+// reply queues a reply behind the commits that it depends on. One of them may
+// have failed since the turn began. // I3
 func (g *grain) reply(it *item) {
 	g.mu.Lock()
 	it.reveals = g.revealed
+	if g.broken {
+		it.result = failed(errMoved)
+	}
 	if g.queue != nil {
 		g.push(it)
 		g.mu.Unlock()
@@ -516,7 +553,9 @@ func (g *grain) passivate() {
 // snapshot encodes the state as it is now.
 func (g *grain) snapshot() *persistence.Snapshot {
 	g.catchUp()
-	s, err := eventsourcing.EncodeSnapshot(g.def, g.stream, g.version, g.instance, &g.window, g.host.clock.Wall())
+	s, err := safely(func() (persistence.Snapshot, error) {
+		return eventsourcing.EncodeSnapshot(g.def, g.stream, g.version, g.instance, &g.window, g.host.clock.Wall())
+	})
 	g.sinceSnap = snapshotDebt{}
 	if err != nil {
 		g.host.log.Error("snapshot not taken", "stream", g.stream.String(), "error", err)

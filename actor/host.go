@@ -299,7 +299,7 @@ func (h *Host) deliver(c *Call, post func(*mailbox, any)) {
 		h.refuse(c, t, fmt.Errorf("the node has %d calls in flight", h.config.MaxInFlight))
 		return
 	}
-	g := t.grain(c)
+	g := t.grain(c.Request.Definition, c.Stream)
 	c.grain = g
 	if g.inflight.Add(1) > int32(h.config.MaxPerGrain) {
 		g.inflight.Add(-1)
@@ -342,9 +342,19 @@ func (h *Host) check(c *Call) error {
 	return nil
 }
 
-// activate spawns the grain of a call's stream. The tenure is locked.
-func (h *Host) activate(t *tenure, c *Call) *grain {
-	g := &grain{host: h, tenure: t, def: c.Request.Definition, stream: c.Stream}
+// PID finds or makes the activation of a stream; nil when the partition is not
+// served here. Messages to it are those of protoactor: see foreign.go.
+func (h *Host) PID(d *aggregate.Definition, s persistence.Stream, p persistence.Partition) *proto.PID {
+	t := h.tenures[p].Load()
+	if t == nil || t.sealed.Load() || t.lost.Load() || h.types[d.Name()] != d {
+		return nil
+	}
+	return t.grain(d, s).pid
+}
+
+// activate spawns the grain of a stream. The tenure is locked.
+func (h *Host) activate(t *tenure, d *aggregate.Definition, s persistence.Stream) *grain {
+	g := &grain{host: h, tenure: t, def: d, stream: s}
 	g.mailbox.grain = g
 	g.pid = h.system.Root.Spawn(proto.PropsFromProducer(func() proto.Actor { return g },
 		proto.WithMailbox(func() proto.Mailbox { return &g.mailbox }), proto.WithDispatcher(h.pool)))

@@ -30,25 +30,39 @@ type lane struct {
 
 	mu      sync.Mutex
 	waiting []*item
-	bytes   int
 	writing bool // an inline writer is at it (immediate stores only)
+	closed  bool // the writer has ended
 
 	// owned by whoever writes
 	batch  persistence.Batch
 	taken  []*item
 	spare  []*item
-	placed map[persistence.Partition]int // index in batch.Fences
+	placed map[persistence.Partition]placed
 	freed  []*item
 }
 
+// placed is what a batch does with the commits of a partition. It is decided at
+// the first of them, so that all commits of one grain fare alike.
+type placed struct {
+	tenure *tenure
+	lost   bool
+}
+
 func newLane(h *Host) *lane {
-	return &lane{host: h, wake: make(chan struct{}, 1), placed: map[persistence.Partition]int{}}
+	return &lane{host: h, wake: make(chan struct{}, 1), placed: map[persistence.Partition]placed{}}
 }
 
 // submit hands over a commit. It never blocks on the store, unless the store
 // never blocks.
 func (l *lane) submit(it *item) {
 	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		for _, r := range it.grain.settle(it, errStopping, nil) {
+			l.host.release(r)
+		}
+		return
+	}
 	l.waiting = append(l.waiting, it)
 	if l.host.immediate {
 		if l.writing {
@@ -70,17 +84,30 @@ func (l *lane) submit(it *item) {
 	}
 }
 
-// run writes until ctx ends. What still waits then is failed.
+// run writes until ctx ends. What still waits then, or comes later, is failed.
+// The lane of an immediate store is written by those who submit.
 func (l *lane) run(ctx context.Context) {
+	if l.host.immediate {
+		return
+	}
 	for {
 		select {
 		case <-l.wake:
-			l.drain()
 		case <-ctx.Done():
-			l.drain()
+		}
+		l.drain()
+		if ctx.Err() != nil && l.close() {
 			return
 		}
 	}
+}
+
+// close ends the lane unless something waits.
+func (l *lane) close() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = len(l.waiting) == 0
+	return l.closed
 }
 
 func (l *lane) drain() {
@@ -117,15 +144,11 @@ func (l *lane) write() {
 	sent := l.spare[:0]
 	for _, it := range l.taken {
 		t := it.grain.tenure
-		if t.lost.Load() {
+		if !l.place(t) {
 			l.settle(it, errMoved)
 			continue
 		}
 		it.commit.Epoch = persistence.Epoch(t.epoch.Load())
-		if _, ok := l.placed[t.partition]; !ok {
-			l.placed[t.partition] = len(b.Fences)
-			b.Fences = append(b.Fences, persistence.Fence{Partition: t.partition, Epoch: it.commit.Epoch, Head: t.head})
-		}
 		b.Commits = append(b.Commits, &it.commit)
 		sent = append(sent, it)
 	}
@@ -151,6 +174,21 @@ func (l *lane) write() {
 	clear(b.Commits)
 }
 
+// place reports whether commits of a tenure go into the batch, and sees to the
+// fence of its partition. A batch has room for one tenure of a partition.
+func (l *lane) place(t *tenure) bool {
+	p, ok := l.placed[t.partition]
+	if !ok || p.tenure != t && p.lost {
+		p = placed{t, t.lost.Load()}
+		l.placed[t.partition] = p
+		if !p.lost {
+			l.batch.Fences = append(l.batch.Fences,
+				persistence.Fence{Partition: t.partition, Epoch: persistence.Epoch(t.epoch.Load()), Head: t.head})
+		}
+	}
+	return p.tenure == t && !p.lost
+}
+
 func (l *lane) append(b *persistence.Batch) {
 	if l.host.immediate {
 		l.host.store.Append(l.host.storeContext, b)
@@ -171,7 +209,8 @@ func (l *lane) conclude(it *item, err error) {
 	case err == nil:
 		l.host.stats.commits.Add(1)
 		if n := len(it.commit.Events); n > 0 {
-			t.head = it.commit.Offset + persistence.Offset(n) - 1
+			// a claim between this append and now may know of later commits
+			t.head = max(t.head, it.commit.Offset+persistence.Offset(n)-1)
 		}
 		l.settle(it, nil)
 	case errors.As(err, &fenced):
@@ -231,7 +270,7 @@ func (l *lane) fenceOff(t *tenure) error {
 			t.head = won.Head
 			t.epoch.Store(int64(won.Epoch))
 			return nil
-		case errors.As(err, &lost) && lost.Owner == l.host.node && lost.Current == seen+1:
+		case errors.As(err, &lost) && lost.Owner == l.host.node && lost.Current == seen+1 && !t.lost.Load():
 			// our own claim of a moment ago, whose answer was lost
 			t.epoch.Store(int64(lost.Current))
 			return errAgain

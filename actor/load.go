@@ -133,14 +133,12 @@ type foundMessage struct {
 // answerAt computes a repeated command's answer on the state it left then.
 func (h *Host) answerAt(g *grain, it *item, version persistence.Version) {
 	h.loader.read(func(ctx context.Context) {
-		r := it.call.Request
 		instance, err := h.journal.LoadAt(ctx, eventsourcing.Target{Definition: g.def, Stream: g.stream}, version)
 		if err != nil {
-			g.finish(it.call, failed(loadFailure(err)))
+			g.finish(it.call, failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, err)))
 			return
 		}
-		answer, err := safely(func() (any, error) { return instance.Answer(r.Message, r.Value) })
-		it.result.Response.Answer, it.result.Err = answer, g.refusal(err)
+		g.answerAgain(it, instance)
 		h.release(it)
 	})
 }

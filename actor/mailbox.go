@@ -145,5 +145,10 @@ func (m *mailbox) next() (message any, system, ok bool) {
 	message = m.user[m.head]
 	m.user[m.head] = nil
 	m.head++
+	if m.head >= turnLength && m.head >= len(m.user)/2 { // a queue that is never empty must not only grow
+		n := copy(m.user, m.user[m.head:])
+		clear(m.user[n:])
+		m.user, m.head = m.user[:n], 0
+	}
 	return message, false, true
 }

@@ -18,6 +18,9 @@ import (
 //	anything else ....................... under the lease, else behind the barrier (I7)
 func (h *Host) release(it *item) {
 	t, mode := it.grain.tenure, it.grain.def.Reads()
+	// The lease is looked at before the loss: whoever extends a lease past the
+	// loss of a partition has told us of the loss first.
+	leased := mode == aggregate.Lease && int64(h.clock.Now()) < h.leaseUntil.Load()
 	var failure *aggregate.Failure
 	switch {
 	case it.result.Err != nil && errors.As(it.result.Err, &failure):
@@ -28,8 +31,8 @@ func (h *Host) release(it *item) {
 	case t.lost.Load():
 		it.result = notOwner
 		h.send(it)
-	case mode == aggregate.Lease && int64(h.clock.Now()) < h.leaseUntil.Load():
-		h.send(it) // the check above is the linearisation point
+	case leased:
+		h.send(it) // the look at the clock above is the linearisation point
 	default:
 		h.barrier.add(it)
 	}

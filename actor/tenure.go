@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
@@ -58,13 +59,13 @@ func (t *tenure) seal() {
 }
 
 // grain finds or makes the activation of a stream.
-func (t *tenure) grain(c *Call) *grain {
+func (t *tenure) grain(d *aggregate.Definition, s persistence.Stream) *grain {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	g := t.grains[c.Stream]
+	g := t.grains[s]
 	if g == nil {
-		g = t.host.activate(t, c)
-		t.grains[c.Stream] = g
+		g = t.host.activate(t, d, s)
+		t.grains[s] = g
 	}
 	return g
 }

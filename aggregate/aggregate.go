@@ -23,7 +23,9 @@ package aggregate
 // Event has happened to an aggregate with state S, and evolves it. The type is
 // a value or a pointer; its fields are what is stored.
 type Event[S any] interface {
-	// Evolve changes the state. It cannot fail: what happened, happened.
+	// Evolve changes the state. It cannot fail: what happened, happened. Neither
+	// it nor a later Evolve may change what the event refers to: a state that
+	// changes a slice or map in place has its own copy.
 	Evolve(state *S)
 }
 
@@ -69,7 +71,11 @@ type Any interface {
 // error by [Validate], which cluster.Start calls.
 func Define[S any](name string, parts ...Part[S]) *Type[S] {
 	d := newDefinition[S](name)
-	for _, p := range parts {
+	for i, p := range parts {
+		if p == nil {
+			d.problem("part %d is nil", i+1)
+			continue
+		}
 		p.apply(d)
 	}
 	d.finish()

@@ -50,6 +50,8 @@ type Message struct {
 	answer  *answerer
 	upcasts []Upcast
 	stored  string
+	pointer bool // whether typ is a pointer, and a value of it may be nil
+	errs    []error
 }
 
 // Upcast leads from one earlier form of an event to a later one.
@@ -58,7 +60,7 @@ type Upcast struct {
 	From     int
 	old, new reflect.Type
 	decode   func(Codec, []byte) (any, error)
-	convert  func(any) any
+	convert  func(any) any // nil when the definition gave none
 }
 
 type answerer struct {
@@ -67,8 +69,13 @@ type answerer struct {
 }
 
 func newMessage[M any](kind MessageKind, name string, settings []Setting) *Message {
-	m := &Message{kind: kind, name: name, typ: reflect.TypeFor[M](), decode: decoderOf[M]()}
-	for _, s := range settings {
+	m := &Message{kind: kind, name: name, stored: name, typ: reflect.TypeFor[M](), decode: decoderOf[M]()}
+	m.pointer = m.typ.Kind() == reflect.Pointer
+	for i, s := range settings {
+		if s == nil {
+			m.problem("setting %d is nil", i+1)
+			continue
+		}
 		s.set(m)
 	}
 	return m
@@ -99,6 +106,10 @@ func (d *Definition) problem(format string, args ...any) {
 	d.errs = append(d.errs, fmt.Errorf("aggregate %q: "+format, append([]any{d.name}, args...)...))
 }
 
+func (m *Message) problem(format string, args ...any) {
+	m.errs = append(m.errs, fmt.Errorf(format, args...))
+}
+
 // namePattern is what a stored name looks like. It has no slash: stored events
 // are named "name/version", streams "type/id".
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,127}$`)
@@ -109,47 +120,67 @@ func (d *Definition) finish() {
 	if !namePattern.MatchString(d.name) {
 		d.problem("a type name is 1 to 128 bytes of a-z, 0-9, '-', '_' and '.', beginning with a letter")
 	}
-	var commands, events int
+	if d.state.Kind() == reflect.Interface {
+		d.problem("the state %s is an interface, not a concrete type", d.state)
+	}
+	if d.reads > Eventual {
+		d.problem("read mode %d is unknown", d.reads)
+	}
+	if d.idle < 0 {
+		d.problem("the idle time %s is negative", d.idle)
+	}
+	events := 0
 	for _, m := range d.all {
+		for _, err := range m.errs {
+			d.problem("%s %q: %w", m.kind, m.name, err)
+		}
 		if !namePattern.MatchString(m.name) {
 			d.problem("%s %q: a name is 1 to 128 bytes of a-z, 0-9, '-', '_' and '.', beginning with a letter", m.kind, m.name)
 		}
 		if m.typ.Kind() == reflect.Interface {
 			d.problem("%s %q: %s is an interface, not a concrete type", m.kind, m.name, m.typ)
 		}
-		switch m.kind {
-		case KindCommand:
-			commands++
-		case KindEvent:
+		if m.kind == KindEvent {
 			events++
 			d.checkUpcasts(m)
+		} else if len(m.upcasts) > 0 {
+			d.problem("%s %q: only events have upcasts", m.kind, m.name)
 		}
 	}
-	if events == 0 && commands > 0 {
-		d.problem("accepts commands but records no event")
+	if events == 0 {
+		d.problem("it records no event")
 	}
 }
 
 // checkUpcasts wants forms 1..n without a hole, each leading to the event itself
 // or to the next form.
 func (d *Definition) checkUpcasts(m *Message) {
+	problem := func(version int, format string, args ...any) {
+		d.problem("event %q: the upcast from version %d "+format, append([]any{m.name, version}, args...)...)
+	}
 	slices.SortStableFunc(m.upcasts, func(a, b Upcast) int { return a.From - b.From })
 	for i, u := range m.upcasts {
 		if u.From != i+1 {
 			d.problem("event %q: upcasts cover version %d where %d was expected", m.name, u.From, i+1)
 			return
 		}
-		last := i == len(m.upcasts)-1
-		switch {
-		case u.new == m.typ:
+		if u.convert == nil {
+			problem(u.From, "has no function")
+		}
+		if u.old.Kind() == reflect.Interface {
+			problem(u.From, "takes %s, an interface, not a concrete type", u.old)
+		}
+		switch last := i == len(m.upcasts)-1; {
+		case last && u.new != m.typ:
+			problem(u.From, "makes a %s, not a %s", u.new, m.typ)
 		case last:
-			d.problem("event %q: the upcast from version %d makes a %s, not a %s", m.name, u.From, u.new, m.typ)
-		case u.new != m.upcasts[i+1].old:
-			d.problem("event %q: the upcast from version %d makes a %s, but version %d is a %s",
-				m.name, u.From, u.new, u.From+1, m.upcasts[i+1].old)
+		case u.new != m.typ && u.new != m.upcasts[i+1].old:
+			problem(u.From, "makes a %s, but version %d is a %s", u.new, u.From+1, m.upcasts[i+1].old)
+		case u.new == m.typ && u.new == m.upcasts[i+1].old:
+			problem(u.From, "makes a %s, which is both version %d and %d: give version %d a type of its own",
+				u.new, u.From+1, m.Version(), u.From+1)
 		}
 	}
-	m.stored = m.name
 	if v := m.Version(); v > 1 {
 		m.stored = fmt.Sprintf("%s/%d", m.name, v)
 	}
@@ -161,7 +192,7 @@ func Validate(types ...Any) error {
 	var errs []error
 	seen := map[string]bool{}
 	for i, t := range types {
-		if t == nil || reflect.ValueOf(t).IsNil() || t.Definition() == nil {
+		if isNil(t) || t.Definition() == nil {
 			errs = append(errs, fmt.Errorf("aggregate type %d is nil", i))
 			continue
 		}
@@ -173,6 +204,11 @@ func Validate(types ...Any) error {
 		seen[d.name] = true
 	}
 	return errors.Join(errs...)
+}
+
+func isNil(t Any) bool {
+	v := reflect.ValueOf(t)
+	return t == nil || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // Definition makes a Definition an [Any].
@@ -220,7 +256,8 @@ func (m *Message) Kind() MessageKind { return m.kind }
 func (m *Message) Name() string { return m.name }
 
 // StoredName is the name under which new events are stored: "name", or
-// "name/2" and so on when there are upcasts from earlier forms.
+// "name/2" and so on when there are upcasts from earlier forms. Commands and
+// queries have one form only.
 func (m *Message) StoredName() string { return m.stored }
 
 // Version is the current form of an event, from 1.
@@ -239,18 +276,23 @@ func (m *Message) Answers() bool { return m.answer != nil }
 func (m *Message) Decode(c Codec, data []byte) (any, error) { return m.decode(c, data) }
 
 // DecodeVersion makes a value of the registered event type from bytes stored in
-// form version, through the upcasts.
-func (m *Message) DecodeVersion(c Codec, version int, data []byte) (any, error) {
+// form version, through the upcasts. An upcast that panics is an error: the
+// bytes are older than the program, and concern one aggregate only.
+func (m *Message) DecodeVersion(c Codec, version int, data []byte) (value any, err error) {
 	if version == m.Version() {
 		return m.decode(c, data)
 	}
 	if version < 1 || version > m.Version() {
 		return nil, fmt.Errorf("event %q has versions 1 to %d, not %d", m.name, m.Version(), version)
 	}
-	value, err := m.upcasts[version-1].decode(c, data)
-	if err != nil {
+	if value, err = m.upcasts[version-1].decode(c, data); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			value, err = nil, fmt.Errorf("upcast of event %q from version %d panicked: %v", m.name, version, p)
+		}
+	}()
 	for _, u := range m.upcasts[version-1:] {
 		if value = u.convert(value); u.new == m.typ {
 			break

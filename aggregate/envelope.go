@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 )
 
@@ -49,16 +48,19 @@ func (c CommandID) String() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// ParseCommandID reads what String writes, with or without dashes.
+// ParseCommandID reads what String writes, or the same without dashes.
 func ParseCommandID(s string) (CommandID, error) {
-	var id CommandID
-	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil || len(b) != len(id) {
-		return id, fmt.Errorf("parse command id %q: want 32 hexadecimal digits", s)
+	digits := s
+	if len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-' {
+		digits = s[:8] + s[9:13] + s[14:18] + s[19:23] + s[24:]
 	}
-	copy(id[:], b)
+	b, err := hex.DecodeString(digits)
+	if err != nil || len(b) != len(CommandID{}) {
+		return CommandID{}, fmt.Errorf("parse command id %q: want 32 hexadecimal digits", s)
+	}
+	id := CommandID(b)
 	if id[6]>>4 != 7 || id[8]>>6 != 2 {
-		return id, fmt.Errorf("parse command id %q: not a UUID of version 7", s)
+		return CommandID{}, fmt.Errorf("parse command id %q: not a UUID of version 7", s)
 	}
 	return id, nil
 }

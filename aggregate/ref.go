@@ -57,8 +57,8 @@ func answer[R any](response Response, err error) (R, error) {
 	if result, ok := response.Answer.(R); ok {
 		return result, nil
 	}
-	if response.Answer == nil {
-		return zero, nil // R is an interface or a pointer type, and the answer was nil
+	if response.Answer == nil && reflect.TypeFor[R]().Kind() == reflect.Interface {
+		return zero, nil
 	}
 	return zero, Invalid(ReasonBadPayload, fmt.Errorf("the answer is a %T, not a %T", response.Answer, zero))
 }
@@ -72,6 +72,9 @@ func (r Ref[S]) deliver(ctx context.Context, value any, kind MessageKind, answer
 		return Response{}, Invalid(ReasonUnknownName,
 			fmt.Errorf("%T is not a registered %s of aggregate %q", value, kind, r.def.name))
 	}
+	if message.pointer && reflect.ValueOf(value).IsNil() {
+		return Response{}, Invalid(ReasonBadPayload, fmt.Errorf("the %s is a nil %T", kind, value))
+	}
 	if err := CheckID(r.id); err != nil {
 		return Response{}, err
 	}
@@ -82,7 +85,10 @@ func (r Ref[S]) deliver(ctx context.Context, value any, kind MessageKind, answer
 	for _, o := range options {
 		o(&request)
 	}
-	if kind == KindCommand && request.Command.IsZero() {
+	switch {
+	case kind == KindQuery:
+		request.Command, request.Expect = CommandID{}, -1
+	case request.Command.IsZero():
 		request.Command = NewCommandID()
 	}
 	return r.gateway.Deliver(ctx, &request)

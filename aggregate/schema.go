@@ -58,11 +58,14 @@ func (s setting) set(m *Message) { s(m) }
 // registered event type, or the Old of the next version.
 func From[Old, New any](version int, convert func(Old) New) Setting {
 	return setting(func(m *Message) {
-		m.upcasts = append(m.upcasts, Upcast{
+		u := Upcast{
 			From: version, old: reflect.TypeFor[Old](), new: reflect.TypeFor[New](),
-			decode:  decoderOf[Old](),
-			convert: func(v any) any { return convert(v.(Old)) },
-		})
+			decode: decoderOf[Old](),
+		}
+		if convert != nil {
+			u.convert = func(v any) any { return convert(v.(Old)) }
+		}
+		m.upcasts = append(m.upcasts, u)
 	})
 }
 
@@ -70,7 +73,12 @@ func From[Old, New any](version int, convert func(Old) New) Setting {
 // protobuf for proto.Message types and JSON for all others. The codec of a
 // stored name never changes.
 func Encoded(c Codec) Setting {
-	return setting(func(m *Message) { m.codec = c })
+	return setting(func(m *Message) {
+		if c == nil {
+			m.problem("the codec is nil")
+		}
+		m.codec = c
+	})
 }
 
 // Codec turns values into bytes and back. It is safe for concurrent use and

@@ -140,11 +140,7 @@ func (l *Loaded) fold(t Target, events []persistence.Event) {
 			l.Err = &UnreadableError{t.Stream, e.Version, e.Type, fmt.Errorf("it follows version %d", l.Version)}
 			return
 		}
-		value, err := DecodeEvent(t.Definition, e.Type, e.Payload)
-		if err == nil {
-			err = evolve(l.Instance, value)
-		}
-		if err != nil {
+		if err := evolve(t.Definition, l.Instance, e); err != nil {
 			l.Err = &UnreadableError{t.Stream, e.Version, e.Type, err}
 			return
 		}
@@ -169,15 +165,20 @@ func (l *Loaded) remember(e *persistence.Event) {
 	w.Add(Handled{Command: id, Version: e.Version, Offset: e.Offset, Events: 1})
 }
 
-// evolve turns a panic in Evolve into an error: an old event that the program
-// of today cannot digest is unreadable, not fatal.
-func evolve(instance aggregate.Instance, event any) (err error) {
+// evolve applies a stored event. A panic in a codec or in Evolve becomes an
+// error: an old event that the program of today cannot digest is unreadable,
+// not fatal.
+func evolve(d *aggregate.Definition, instance aggregate.Instance, e *persistence.Event) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("evolve panicked: %v", p)
+			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	instance.Evolve(event)
+	value, err := DecodeEvent(d, e.Type, e.Payload)
+	if err != nil {
+		return err
+	}
+	instance.Evolve(value)
 	return nil
 }
 
@@ -195,7 +196,7 @@ func DecodeEvent(d *aggregate.Definition, stored string, payload []byte) (any, e
 	name, version := stored, 1
 	if base, v, ok := strings.Cut(stored, "/"); ok {
 		n, err := strconv.Atoi(v)
-		if err != nil || n < 2 {
+		if err != nil || n < 2 || strconv.Itoa(n) != v {
 			return nil, fmt.Errorf("malformed event name %q", stored)
 		}
 		name, version = base, n

@@ -51,7 +51,12 @@ func EncodeSnapshot(d *aggregate.Definition, stream persistence.Stream, version 
 }
 
 // decodeSnapshot undoes EncodeSnapshot. Any error means: replay.
-func decodeSnapshot(d *aggregate.Definition, s *persistence.Snapshot) (aggregate.Instance, Window, error) {
+func decodeSnapshot(d *aggregate.Definition, s *persistence.Snapshot) (_ aggregate.Instance, _ Window, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
 	if want := d.Snapshots().Schema; s.Schema != want {
 		return nil, Window{}, fmt.Errorf("snapshot has schema %d, the definition %d", s.Schema, want)
 	}
@@ -76,7 +81,7 @@ func decodeSnapshot(d *aggregate.Definition, s *persistence.Snapshot) (aggregate
 	}
 	window.reindex()
 	instance := d.NewInstance()
-	if err := instance.Restore(StateCodec(d), state); err != nil {
+	if err = instance.Restore(StateCodec(d), state); err != nil {
 		return nil, Window{}, fmt.Errorf("decode state: %w", err)
 	}
 	return instance, window, nil

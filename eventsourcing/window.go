@@ -120,6 +120,12 @@ func (w *Window) Settle(id aggregate.CommandID, offset persistence.Offset) {
 	}
 }
 
+// Reaches reports whether everything that was executed after a version is still
+// remembered in particular.
+func (w *Window) Reaches(after persistence.Version) bool {
+	return len(w.ring) == 0 || w.ring[w.start].Version <= after || w.floor == 0
+}
+
 // Trim gives back the memory of a burst: it forgets all but the newest few.
 func (w *Window) Trim() {
 	if len(w.ring) > windowMin {

@@ -1,0 +1,219 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ingrain-go/ingrain/actor"
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// delivery is one request on its way to its aggregate, over as many attempts as
+// the caller's patience allows. All attempts carry the same command id.
+type delivery struct {
+	node      *Node
+	ctx       context.Context
+	request   *aggregate.Request
+	stream    persistence.Stream
+	partition persistence.Partition
+	payload   []byte // encoded once, at the first remote attempt
+	metadata  []byte
+	encoded   bool
+}
+
+// Deliver implements aggregate.Gateway.
+func (n *Node) Deliver(ctx context.Context, request *aggregate.Request) (aggregate.Response, error) {
+	if n.types[request.Definition.Name()] != request.Definition {
+		return aggregate.Response{}, aggregate.Invalid(aggregate.ReasonUnknownType,
+			fmt.Errorf("aggregate type %q is not among this node's Config.Aggregates", request.Definition.Name()))
+	}
+	stream := persistence.Stream{Type: request.Definition.Name(), ID: request.ID}
+	d := delivery{
+		node: n, ctx: ctx, request: request, stream: stream, partition: persistence.PartitionOf(stream, n.partitions),
+	}
+	result := d.attempt()
+	if result.Err != nil && d.again(&result) {
+		result = d.persist(result)
+	}
+	return result.Response, result.Err
+}
+
+// attempt asks whoever is believed to own the partition, once.
+func (d *delivery) attempt() actor.Result {
+	n := d.node
+	if life := n.life.Load(); life != nil && life.host.Epoch(d.partition) != 0 {
+		return d.local(life.host)
+	}
+	owner := n.table.Owner(d.partition)
+	peer := n.peerOf(owner.Owner)
+	if peer == nil {
+		return actor.Result{Err: errNoOwner}
+	}
+	return d.remote(peer, owner.Epoch)
+}
+
+var errNoOwner = aggregate.NotDone(aggregate.ReasonNoOwner, nil)
+
+// again reports whether a result is worth another attempt.
+func (d *delivery) again(r *actor.Result) bool {
+	if r.NotOwner {
+		return true
+	}
+	var f *aggregate.Failure
+	if !errors.As(r.Err, &f) {
+		return false
+	}
+	switch f.Reason {
+	case aggregate.ReasonNoOwner, aggregate.ReasonMoved, aggregate.ReasonConflict, aggregate.ReasonStoreDown,
+		aggregate.ReasonStopping, aggregate.ReasonConnection, aggregate.ReasonOutcome:
+		return true
+	}
+	return false
+}
+
+// The pause between attempts begins at retryFirst, doubles up to retryMost, and
+// is cut short by news about the partition table.
+const (
+	retryFirst = time.Millisecond
+	retryMost  = 100 * time.Millisecond
+)
+
+// persist asks again until the result is final or the caller's time is up. An
+// attempt of unknown outcome casts a doubt that later refusals cannot lift: the
+// first may yet take effect.
+func (d *delivery) persist(result actor.Result) actor.Result {
+	ctx, n := d.ctx, d.node
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, n.config.CallTimeout)
+		defer cancel()
+		d.ctx = ctx
+	}
+	doubt := aggregate.KindOf(result.Err) == aggregate.KindUnknown
+	for pause := retryFirst; d.again(&result); pause = min(2*pause, retryMost) {
+		if !n.wait(ctx, pause) {
+			return d.expired(result.Err, doubt)
+		}
+		n.stats.retries.Add(1)
+		result = d.attempt()
+		doubt = doubt || aggregate.KindOf(result.Err) == aggregate.KindUnknown
+	}
+	if doubt && aggregate.KindOf(result.Err) == aggregate.KindNotDone {
+		return d.expired(result.Err, doubt)
+	}
+	return result
+}
+
+// expired is the error of a caller whose time is up.
+func (d *delivery) expired(last error, doubt bool) actor.Result {
+	last = fmt.Errorf("gave up after: %w", last)
+	switch {
+	case d.node.stopped():
+		if !doubt {
+			return actor.Result{Err: aggregate.NotDone(aggregate.ReasonStopping, last)}
+		}
+	case !doubt:
+		return actor.Result{Err: aggregate.NotDone(aggregate.ReasonDeadline, last)}
+	}
+	return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonDeadline, last)}
+}
+
+// wait pauses between attempts, with jitter, or until the partition table
+// changes. It reports whether there is any point in going on.
+func (n *Node) wait(ctx context.Context, pause time.Duration) bool {
+	news := n.news.listen()
+	timer := time.NewTimer(pause/2 + n.jitter(pause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-news:
+	case <-ctx.Done():
+	case <-n.done:
+		return false
+	}
+	return ctx.Err() == nil
+}
+
+// waiter is a caller in this process.
+type waiter struct {
+	call  actor.Call
+	done  chan actor.Result
+	timer *time.Timer
+}
+
+var waiters = sync.Pool{New: func() any {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	return &waiter{done: make(chan actor.Result, 1), timer: timer}
+}}
+
+// Reply implements actor.Replier.
+func (w *waiter) Reply(_ *actor.Call, r actor.Result) { w.done <- r }
+
+// local asks the aggregate in this process: the value itself, unencoded, on the
+// caller's own goroutine if the aggregate is idle.
+func (d *delivery) local(host *actor.Host) actor.Result {
+	w := waiters.Get().(*waiter)
+	w.call = actor.Call{Request: d.request, Stream: d.stream, Partition: d.partition, Reply: w}
+	deadline, limited := d.ctx.Deadline()
+	if limited {
+		left := time.Until(deadline)
+		if left <= 0 {
+			waiters.Put(w)
+			return actor.Result{Err: aggregate.NotDone(aggregate.ReasonDeadline, context.DeadlineExceeded)}
+		}
+		w.call.Deadline = d.node.clock.Now() + left
+	}
+	d.node.stats.local.Add(1)
+	host.DeliverInline(&w.call)
+	var timeout <-chan time.Time
+	select {
+	case r := <-w.done:
+		w.call = actor.Call{}
+		waiters.Put(w)
+		return r
+	default:
+	}
+	if !limited {
+		w.timer.Reset(d.node.config.CallTimeout)
+		timeout = w.timer.C
+	}
+	select {
+	case r := <-w.done:
+		w.timer.Stop()
+		w.call = actor.Call{}
+		waiters.Put(w)
+		return r
+	case <-d.ctx.Done(): // the waiter is not reused: the reply is still to come
+		return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonDeadline, d.ctx.Err())}
+	case <-timeout:
+		return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonDeadline, context.DeadlineExceeded)}
+	}
+}
+
+// encode gives the request its wire form, once.
+func (d *delivery) encode() error {
+	if d.encoded {
+		return nil
+	}
+	m := d.request.Message
+	payload, err := eventsourcing.CodecFor(m).Marshal(d.request.Value)
+	if err != nil {
+		return aggregate.Invalid(aggregate.ReasonBadPayload, fmt.Errorf("encode %s %q: %w", m.Kind(), m.Name(), err))
+	}
+	if len(payload) > d.node.config.MaxPayload {
+		return aggregate.Invalid(aggregate.ReasonTooLarge,
+			fmt.Errorf("%s %q has %d bytes, the limit is %d", m.Kind(), m.Name(), len(payload), d.node.config.MaxPayload))
+	}
+	d.metadata, err = eventsourcing.EncodeMetadata(&d.request.Metadata)
+	if err != nil {
+		return aggregate.Invalid(aggregate.ReasonBadPayload, err)
+	}
+	d.payload, d.encoded = payload, true
+	return nil
+}

@@ -1,0 +1,219 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// driftBound is how much faster or slower another machine's clock may run,
+// relative to ours: generous by a factor of ten for any clock that works.
+const driftBound = 1e-3
+
+// renewals in one lease, so that a lost one or two cost nothing
+const renewalsPerLease = 4
+
+// suspicion is how many of our own renewals in a row must show a node's counter
+// unmoved before it is taken for dead. It counts our renewals, not time: when
+// the store stalls, it stalls for all, and nobody is suspected.
+const suspicion = renewalsPerLease + 1
+
+// renewal is the membership loop: it renews the lease, reads the view, and acts
+// on what it says.
+//
+//	every lease/4, or at a hint:
+//	  renew ─▶ lose what the view no longer gives us ─▶ extend the lease
+//	        ─▶ learn table and members ─▶ evict the dead ─▶ claim, hand over
+//
+// Losing comes before extending: the lease covers only what the renewal
+// confirmed (I7).
+type renewal struct {
+	node  *Node
+	hints chan struct{} // capacity 1: look at once
+
+	// owned by the loop
+	watched map[persistence.NodeID]*watched
+}
+
+// watched is what the loop remembers of another node.
+type watched struct {
+	renewals  int64
+	unchanged int // of our renewals in a row
+}
+
+func newRenewal(n *Node) *renewal {
+	return &renewal{node: n, hints: make(chan struct{}, 1), watched: map[persistence.NodeID]*watched{}}
+}
+
+// poke asks for a look at the view before its time.
+func (r *renewal) poke() {
+	select {
+	case r.hints <- struct{}{}:
+	default:
+	}
+}
+
+func (r *renewal) run() {
+	n := r.node
+	every := n.config.Lease / renewalsPerLease
+	for {
+		due := make(chan struct{})
+		stop := n.clock.AfterFunc(every, func() { close(due) })
+		select {
+		case <-due:
+		case <-r.hints:
+			stop()
+		case <-n.done:
+			stop()
+			return
+		}
+		r.renew(n.ctx)
+	}
+}
+
+// renew does one round.
+func (r *renewal) renew(ctx context.Context) {
+	n := r.node
+	life := n.life.Load()
+	ctx, cancel := context.WithTimeout(ctx, n.config.Lease)
+	defer cancel()
+	if life == nil {
+		n.rejoin(ctx)
+		return
+	}
+	sent := n.clock.Now()
+	n.stats.renewals.Add(1)
+	view, err := n.store.Renew(ctx, life.id, n.state())
+	switch {
+	case errors.Is(err, persistence.ErrNotMember):
+		n.log.Warn("evicted from the cluster, coming back as another incarnation", "node", life.id)
+		n.abandonLife(life)
+		n.rejoin(ctx)
+		return
+	case n.stopped():
+		return
+	case err != nil:
+		n.stats.renewalsFailed.Add(1)
+		n.log.Warn("lease not renewed", "node", life.id, "error", err)
+		return
+	}
+	r.confirm(life, view)
+	life.host.ExtendLease(sent + time.Duration(float64(n.config.Lease)*(1-driftBound)))
+	n.observe(view)
+	r.bury(ctx, life, view)
+	n.claims.poke()
+}
+
+// confirm drops the partitions that are in other hands.
+func (r *renewal) confirm(life *life, view persistence.View) {
+	for _, row := range view.Partitions {
+		held := life.host.Epoch(row.Partition)
+		if held != 0 && (row.Epoch > held || row.Epoch == held && row.Owner != life.id) && !r.ours(life, row) {
+			life.host.Lose(row.Partition)
+		}
+	}
+}
+
+// ours reports whether a row that is ahead of the host is this node's own doing:
+// it has fenced itself and not yet noted it.
+func (r *renewal) ours(life *life, row persistence.Ownership) bool {
+	return row.Owner == life.id && !row.Released
+}
+
+// bury evicts the nodes that are dead: those that provably are, and those that
+// have not renewed for as long as we did.
+func (r *renewal) bury(ctx context.Context, life *life, view persistence.View) {
+	n := r.node
+	present := map[persistence.NodeID]bool{}
+	for _, other := range view.Nodes {
+		present[other.ID] = true
+		if other.ID == life.id {
+			continue
+		}
+		w := r.watched[other.ID]
+		if w == nil {
+			w = &watched{renewals: other.Renewals}
+			r.watched[other.ID] = w
+		}
+		if other.Renewals != w.renewals {
+			w.renewals, w.unchanged = other.Renewals, 0
+		} else {
+			w.unchanged++
+		}
+		proven := n.deaths.prove(&other)
+		if !proven && w.unchanged < suspicion {
+			continue
+		}
+		evicted, err := n.store.Evict(ctx, other.ID, other.Renewals)
+		if err != nil {
+			n.log.Warn("node not evicted", "victim", other.ID, "error", err)
+			continue
+		}
+		if evicted {
+			n.stats.evictions.Add(1)
+			n.log.Info("node evicted", "victim", other.ID, "proven dead", proven)
+		}
+		r.poke() // read the view without it
+	}
+	for id := range r.watched {
+		if !present[id] {
+			delete(r.watched, id)
+		}
+	}
+}
+
+// observe takes in a view: members and table.
+func (n *Node) observe(view persistence.View) {
+	nodes := make(map[persistence.NodeID]persistence.Node, len(view.Nodes))
+	for _, node := range view.Nodes {
+		nodes[node.ID] = node
+	}
+	previous := n.view.Swap(&membershipView{nodes: nodes, list: view.Nodes})
+	changed := len(n.table.Update(view)) > 0
+	if previous == nil || !previous.sameMembers(view.Nodes) {
+		changed = true
+		if n.provider != nil {
+			n.provider.feed(view.Nodes)
+		}
+	}
+	n.dropPeers(func(id persistence.NodeID) bool { _, ok := nodes[id]; return ok })
+	if changed {
+		n.news.announce()
+	}
+}
+
+// learn takes in one row of the table, from a peer or from our own doing.
+func (n *Node) learn(row persistence.Ownership) {
+	if n.table.Learn(row) {
+		n.news.announce()
+	}
+}
+
+// membershipView is the members of one view. It is immutable.
+type membershipView struct {
+	nodes map[persistence.NodeID]persistence.Node
+	list  []persistence.Node
+}
+
+func (v *membershipView) sameMembers(list []persistence.Node) bool {
+	if len(list) != len(v.list) {
+		return false
+	}
+	for _, n := range list {
+		if old, ok := v.nodes[n.ID]; !ok || old.State != n.State {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *Node) member(id persistence.NodeID) (persistence.Node, bool) {
+	view := n.view.Load()
+	if view == nil {
+		return persistence.Node{}, false
+	}
+	m, ok := view.nodes[id]
+	return m, ok
+}

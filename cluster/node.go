@@ -1,0 +1,382 @@
+// Package cluster puts every aggregate on exactly one of the nodes that share a
+// store. Start makes a node; Ref, Send, Ask and Do of package aggregate use it.
+//
+// Membership, leases and the partition table are rows in the store, so that
+// nodes find each other without a list of peers, and ownership is decided where
+// the writes are: the store refuses every append of a node that no longer owns
+// the partition (I1). Commands travel over protoactor's remote. See DESIGN.md.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	proto "github.com/asynkron/protoactor-go/actor"
+	protocluster "github.com/asynkron/protoactor-go/cluster"
+
+	"github.com/ingrain-go/ingrain/actor"
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/cluster/internal/partition"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// Node is a member of a cluster, and the gateway to all its aggregates. All
+// methods are safe for concurrent use.
+type Node struct {
+	config     Config
+	store      persistence.Store
+	types      map[string]*aggregate.Definition
+	partitions int
+	clock      actor.Clock
+	log        *slog.Logger
+	randMu     sync.Mutex
+	rand       *rand.Rand
+
+	system   *proto.ActorSystem
+	network  Network
+	cluster  *protocluster.Cluster // nil with a network of another kind
+	provider *provider             // likewise
+	address  string
+
+	table  *partition.Table
+	view   atomic.Pointer[membershipView]
+	news   *bulletin
+	life   atomic.Pointer[life] // nil between two incarnations
+	deaths *deaths
+	peers  peers
+	calls  remoteCalls
+	stats  counters
+
+	renewal *renewal
+	claims  *claims
+
+	draining   atomic.Bool
+	ctx        context.Context // ends with done
+	cancel     context.CancelFunc
+	done       chan struct{}
+	background sync.WaitGroup
+	stopOnce   sync.Once
+	stopErr    error
+}
+
+var (
+	_ aggregate.Gateway = (*Node)(nil)
+	_ Receiver          = (*Node)(nil)
+)
+
+// life is one incarnation of the node.
+type life struct {
+	id   persistence.NodeID
+	host *actor.Host
+	lock *os.File // nil when there is none
+}
+
+// Start joins the cluster of the store, or founds it. ctx bounds the joining, not
+// the node's life; end that with Stop. The errors of Start are all wrong
+// configurations and unreachable stores; definition mistakes come in one error
+// that lists them all.
+//
+// When Start returns, the node accepts calls. They wait, within their deadline,
+// for partitions that no node owns yet; see Ready.
+func Start(ctx context.Context, config *Config) (*Node, error) {
+	if config == nil {
+		return nil, errors.New("cluster: no Config")
+	}
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		config: config.withDefaults(), store: config.Store, types: map[string]*aggregate.Definition{},
+		partitions: config.Store.Meta().Partitions, done: make(chan struct{}), news: newBulletin(),
+	}
+	n.clock, n.log, n.rand = n.config.Clock, n.config.Logger, n.config.Rand
+	for _, t := range n.config.Aggregates {
+		n.types[t.Definition().Name()] = t.Definition()
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.table = partition.NewTable(n.partitions)
+	n.deaths = newDeaths(n.config.LockDir)
+	n.peers.byID = map[persistence.NodeID]*peer{}
+	n.calls.calls = map[uint64]*remoteCall{}
+	n.renewal, n.claims = newRenewal(n), newClaims(n)
+	n.system = newSystem()
+	if n.network = n.config.Network; n.network == nil {
+		n.provider = newProvider()
+		network, err := newProtoNetwork(n.system, &n.config, n.provider, identityLookup{n},
+			func(*protocluster.Cluster) protocluster.Context { return requests{n} })
+		if err != nil {
+			return nil, err
+		}
+		n.network, n.cluster = network, network.cluster
+	}
+	var err error
+	if n.address, err = n.network.Start(n); err != nil {
+		n.network.Stop()
+		return nil, err
+	}
+	if err := n.join(ctx); err != nil {
+		n.network.Stop()
+		return nil, fmt.Errorf("cluster: join: %w", err)
+	}
+	n.renewal.renew(ctx)
+	n.background.Go(n.renewal.run)
+	n.background.Go(n.claims.run)
+	n.log.Info("node started", "node", n.ID(), "address", n.address, "cluster", n.config.Name)
+	return n, nil
+}
+
+// join begins a new incarnation.
+func (n *Node) join(ctx context.Context) error {
+	id := persistence.NodeID(aggregate.NewCommandID().String())
+	types := make([]string, 0, len(n.types))
+	for name := range n.types {
+		types = append(types, name)
+	}
+	member := persistence.Node{
+		ID: id, Cluster: n.config.Name, Address: n.address, Types: types, State: persistence.Joining,
+	}
+	lock, err := n.deaths.lock(id)
+	if err == nil {
+		member.Host, member.Lock = n.deaths.host, lock.Name()
+	} else {
+		n.log.Info("no lock file: a crash of this node is noticed by its missing renewals only", "error", err)
+	}
+	life := &life{id: id, lock: lock}
+	life.host, err = actor.Start(actor.Config{
+		System: n.system, Store: n.store, Node: id, Types: n.config.Aggregates, Clock: n.clock, Logger: n.log,
+		Lanes: n.config.Lanes, IdleAfter: n.config.IdleAfter, MaxResident: n.config.MaxResident,
+		MaxInFlight: n.config.MaxInFlight, MaxPerGrain: n.config.MaxPerAggregate, MaxPayload: n.config.MaxPayload,
+		CommandRetention: n.config.CommandRetention,
+		OnDeposed: func(p persistence.Partition, epoch persistence.Epoch, err error) {
+			n.log.Warn("partition lost", "partition", p, "epoch", epoch, "error", err)
+			n.renewal.poke()
+		},
+	})
+	if err != nil {
+		life.unlock()
+		return err
+	}
+	if err := n.store.Join(ctx, member); err != nil {
+		return errors.Join(err, life.host.Stop(ctx), life.unlock())
+	}
+	n.life.Store(life)
+	return nil
+}
+
+// rejoin comes back as a new incarnation after an eviction.
+func (n *Node) rejoin(ctx context.Context) {
+	if n.draining.Load() {
+		return
+	}
+	if err := n.join(ctx); err != nil {
+		n.log.Warn("not joined again", "error", err)
+		return
+	}
+	n.stats.rejoins.Add(1)
+	n.renewal.poke()
+}
+
+// abandonLife ends an incarnation that was evicted: nothing of it answers any
+// more, and what it had in flight is fenced off by whoever owns it now.
+func (n *Node) abandonLife(l *life) {
+	n.life.CompareAndSwap(l, nil)
+	l.host.DropLease()
+	for _, f := range l.host.Owned() {
+		l.host.Lose(f.Partition)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := l.host.Stop(ended); err != nil {
+		n.log.Warn("evicted incarnation ended with calls in flight", "error", err)
+	}
+	n.deaths.note(l.id)
+	if err := l.unlock(); err != nil {
+		n.log.Warn("lock file not removed", "error", err)
+	}
+}
+
+// unlock gives up the lock file of an incarnation that is over.
+func (l *life) unlock() error {
+	if l.lock == nil {
+		return nil
+	}
+	err := os.Remove(l.lock.Name())
+	return errors.Join(err, l.lock.Close())
+}
+
+func (n *Node) state() persistence.NodeState {
+	if n.draining.Load() {
+		return persistence.Draining
+	}
+	return persistence.Active
+}
+
+// Lost implements Receiver: a broken connection is a hint to look who is alive.
+func (n *Node) Lost(address string) {
+	n.calls.abandon(func(p *peer) bool { return p.address == address })
+	n.renewal.poke()
+}
+
+// Stop leaves the cluster: it hands its partitions over, answers what it has
+// admitted, and ends all its goroutines. When ctx ends first it leaves all the
+// same, and the error says what was cut short. Stopping twice is harmless. The
+// store stays open.
+func (n *Node) Stop(ctx context.Context) error {
+	n.stopOnce.Do(func() { n.stopErr = n.stop(ctx) })
+	return n.stopErr
+}
+
+func (n *Node) stop(ctx context.Context) error {
+	n.draining.Store(true)
+	var errs []error
+	life := n.life.Load()
+	if life != nil {
+		n.renewal.renew(ctx) // tells the others, and reads who they are
+		errs = append(errs, n.evacuate(ctx, life), life.host.Stop(ctx))
+		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		errs = append(errs, n.store.Leave(leave, life.id))
+		cancel()
+	}
+	close(n.done)
+	n.cancel()
+	n.peers.mu.Lock()
+	n.peers.closed = true
+	n.peers.mu.Unlock()
+	n.background.Wait()
+	n.network.Stop()
+	if life != nil {
+		errs = append(errs, life.unlock())
+	}
+	n.log.Info("node stopped", "node", n.ID())
+	return errors.Join(errs...)
+}
+
+// evacuate hands every partition to the nodes that stay.
+func (n *Node) evacuate(ctx context.Context, life *life) error {
+	view := n.view.Load()
+	if view == nil {
+		return nil
+	}
+	members := partition.Members(view.list)
+	for i := range members {
+		if members[i].ID == life.id {
+			members[i].Weight = partition.NoShare
+		}
+	}
+	moves := partition.Moves(n.table.Rows(), members, partition.Balanced, life.id)
+	n.claims.each(ctx, moves, func(m partition.Move) {
+		if m.From == life.id {
+			n.claims.handOver(ctx, life, m)
+		}
+	})
+	return ctx.Err()
+}
+
+func (n *Node) stopped() bool {
+	select {
+	case <-n.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// ID is the node's present incarnation; empty between two of them.
+func (n *Node) ID() persistence.NodeID {
+	if life := n.life.Load(); life != nil {
+		return life.id
+	}
+	return ""
+}
+
+// Address is where peers reach the node.
+func (n *Node) Address() string { return n.address }
+
+// Cluster is protoactor's cluster, for programs that use it directly: its
+// Request reaches the same aggregates. Nil when Config.Network is set.
+func (n *Node) Cluster() *protocluster.Cluster { return n.cluster }
+
+// Members lists the nodes of the last view, this one included.
+func (n *Node) Members() []persistence.Node {
+	if view := n.view.Load(); view != nil {
+		return append([]persistence.Node(nil), view.list...)
+	}
+	return nil
+}
+
+// Partitions lists who owns what, as far as this node knows.
+func (n *Node) Partitions() []persistence.Ownership { return n.table.Rows() }
+
+// Owner tells who owns an aggregate, as far as this node knows.
+func (n *Node) Owner(aggregateType, id string) persistence.Ownership {
+	return n.table.Owner(persistence.PartitionOf(persistence.Stream{Type: aggregateType, ID: id}, n.partitions))
+}
+
+// Ready returns when every partition has an owner that is a member, and this
+// node serves all that are its own.
+func (n *Node) Ready(ctx context.Context) error {
+	for {
+		news := n.news.listen()
+		if n.ready() {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-n.done:
+			return errors.New("cluster: the node has stopped")
+		case <-ctx.Done():
+			return fmt.Errorf("cluster: not every partition has an owner: %w", ctx.Err())
+		}
+	}
+}
+
+func (n *Node) ready() bool {
+	life := n.life.Load()
+	if life == nil {
+		return false
+	}
+	for _, row := range n.table.Rows() {
+		if _, ok := n.member(row.Owner); !ok {
+			return false
+		}
+		if row.Owner == life.id && life.host.Epoch(row.Partition) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *Node) jitter(most time.Duration) time.Duration {
+	n.randMu.Lock()
+	defer n.randMu.Unlock()
+	return time.Duration(n.rand.Int64N(int64(most)))
+}
+
+// bulletin tells any number of listeners that something changed.
+type bulletin struct {
+	mu   sync.Mutex
+	next chan struct{}
+}
+
+func newBulletin() *bulletin { return &bulletin{next: make(chan struct{})} }
+
+// listen returns a channel that is closed at the next announcement.
+func (b *bulletin) listen() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next
+}
+
+func (b *bulletin) announce() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.next)
+	b.next = make(chan struct{})
+}

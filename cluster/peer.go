@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/ingrain-go/ingrain/cluster/internal/wire"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// An envelope is filled with what waits, up to these bounds.
+const (
+	packMessages = 512
+	packBytes    = 256 << 10
+)
+
+// peer is another node, as this one talks to it: a queue of messages, and a
+// goroutine that packs what waits into one envelope after the other. The queue
+// is bounded by MaxPerPeer calls of ours and, for the replies, by what the
+// peer's own MaxPerPeer lets it ask.
+type peer struct {
+	node     *Node
+	id       persistence.NodeID
+	address  string
+	inflight atomic.Int64 // our calls that are not answered
+	wake     chan struct{}
+	gone     chan struct{} // closed when it is no member any more
+	goneOnce sync.Once
+	// under peers.mu: whether it was ever seen in a view, and in how many it was
+	// not since
+	known  bool
+	missed int
+
+	mu      sync.Mutex
+	calls   []*wire.Call
+	replies []*wire.Reply
+	moved   []*wire.Moved
+}
+
+func (p *peer) call(c *wire.Call) {
+	p.mu.Lock()
+	p.calls = append(p.calls, c)
+	p.mu.Unlock()
+	p.signal()
+}
+
+func (p *peer) reply(r *wire.Reply) {
+	p.mu.Lock()
+	p.replies = append(p.replies, r)
+	p.mu.Unlock()
+	p.signal()
+}
+
+func (p *peer) tellMoved(m *wire.Moved) {
+	p.mu.Lock()
+	p.moved = append(p.moved, m)
+	p.mu.Unlock()
+	p.signal()
+}
+
+func (p *peer) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *peer) run() {
+	for {
+		select {
+		case <-p.wake:
+		case <-p.gone:
+			return
+		case <-p.node.done:
+			p.flush()
+			return
+		}
+		p.flush()
+	}
+}
+
+func (p *peer) flush() {
+	for e := p.pack(); e != nil; e = p.pack() {
+		p.node.stats.envelopes.Add(1)
+		p.node.network.Send(p.address, e)
+	}
+}
+
+// pack takes what waits; nil when nothing does.
+func (p *peer) pack() *wire.Envelope {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.calls)+len(p.replies)+len(p.moved) == 0 {
+		return nil
+	}
+	e := &wire.Envelope{From: string(p.node.ID()), To: string(p.id), Address: p.node.address}
+	bytes := 0
+	fits := func(size int) bool {
+		ok := bytes == 0 || bytes+size <= packBytes
+		if ok {
+			bytes += size
+		}
+		return ok
+	}
+	e.Replies, p.replies = takeWhile(p.replies, func(r *wire.Reply) bool { return fits(64 + len(r.Result)) })
+	e.Calls, p.calls = takeWhile(p.calls, func(c *wire.Call) bool { return fits(64 + len(c.Id) + len(c.Payload)) })
+	e.Moved, p.moved = p.moved, nil
+	return e
+}
+
+// takeWhile splits the messages that fit off a queue.
+func takeWhile[T any](queue []T, fits func(T) bool) (taken, rest []T) {
+	n := 0
+	for n < len(queue) && n < packMessages && fits(queue[n]) {
+		n++
+	}
+	if n == len(queue) {
+		return queue, nil
+	}
+	return queue[:n:n], queue[n:]
+}
+
+// leave ends the peer's goroutine; what still waits is dropped.
+func (p *peer) leave() { p.goneOnce.Do(func() { close(p.gone) }) }
+
+// peers are the nodes this one talks to, by incarnation.
+type peers struct {
+	mu     sync.RWMutex
+	byID   map[persistence.NodeID]*peer
+	closed bool
+}
+
+// peerOf finds a member to send to; nil when there is no such member, or it is
+// this node itself.
+func (n *Node) peerOf(id persistence.NodeID) *peer {
+	if id == "" {
+		return nil
+	}
+	n.peers.mu.RLock()
+	p := n.peers.byID[id]
+	n.peers.mu.RUnlock()
+	if p != nil {
+		return p
+	}
+	member, ok := n.member(id)
+	if !ok || id == n.ID() {
+		return nil
+	}
+	return n.peerAt(id, member.Address)
+}
+
+// peerAt finds or makes the peer under an address, member or not: a node may ask
+// before this one has read of it in the store.
+func (n *Node) peerAt(id persistence.NodeID, address string) *peer {
+	n.peers.mu.Lock()
+	defer n.peers.mu.Unlock()
+	if p := n.peers.byID[id]; p != nil || n.peers.closed {
+		return p
+	}
+	p := &peer{node: n, id: id, address: address, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+	n.peers.byID[id] = p
+	n.background.Go(p.run)
+	return p
+}
+
+// strangerViews is how many views a peer that asked before it was seen in one may
+// be missing from.
+const strangerViews = 8
+
+// dropPeers forgets nodes that are no members any more. Calls to them are lost:
+// their outcome is unknown, and they are asked again elsewhere.
+func (n *Node) dropPeers(isMember func(persistence.NodeID) bool) {
+	gone := map[*peer]bool{}
+	n.peers.mu.Lock()
+	for id, p := range n.peers.byID {
+		if isMember(id) {
+			p.known, p.missed = true, 0
+			continue
+		}
+		p.missed++
+		if p.known || p.missed > strangerViews {
+			gone[p] = true
+			delete(n.peers.byID, id)
+			p.leave()
+		}
+	}
+	n.peers.mu.Unlock()
+	if len(gone) > 0 {
+		n.calls.abandon(func(p *peer) bool { return gone[p] })
+	}
+}

@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// deaths proves that nodes on the same machine are dead. Every node holds a file
+// locked for as long as it lives; the kernel releases the lock of a process that
+// is gone, however it went, and never that of one which is only frozen. A lock
+// that can be taken is therefore proof, and a take-over needs no hold (I8).
+type deaths struct {
+	host string // this machine, in its present boot; empty when unknown
+	dir  string
+
+	mu   sync.Mutex
+	dead map[persistence.NodeID]struct{}
+}
+
+func newDeaths(dir string) *deaths {
+	if dir == "" {
+		dir = filepath.Join(os.TempDir(), fmt.Sprintf("ingrain-%d", os.Getuid()))
+	}
+	return &deaths{host: thisHost(), dir: dir, dead: map[persistence.NodeID]struct{}{}}
+}
+
+// thisHost names the machine and its boot: locks mean nothing across either.
+func thisHost() string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(boot))
+}
+
+// lock takes the lock of a new incarnation. Without one the node merely cannot be
+// proven dead.
+func (d *deaths) lock(id persistence.NodeID) (*os.File, error) {
+	if d.host == "" {
+		return nil, errors.New("the machine has no boot id")
+	}
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return nil, err
+	}
+	d.sweep()
+	path, err := filepath.Abs(filepath.Join(d.dir, string(id)+".lock"))
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
+// lockLife is how long the lock files of dead nodes are kept as evidence.
+const lockLife = 24 * time.Hour
+
+// sweep removes the lock files of nodes that died long ago.
+func (d *deaths) sweep() {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		path := filepath.Join(d.dir, e.Name())
+		if err == nil && time.Since(info.ModTime()) > lockLife && strings.HasSuffix(path, ".lock") && released(path) {
+			_ = os.Remove(path) // another node may have been faster
+		}
+	}
+}
+
+// prove looks whether a node is provably dead.
+func (d *deaths) prove(n *persistence.Node) bool {
+	if d.proven(n.ID) {
+		return true
+	}
+	if n.Lock == "" || n.Host == "" || n.Host != d.host || !released(n.Lock) {
+		return false
+	}
+	d.note(n.ID)
+	return true
+}
+
+// note records a death that is known for certain.
+func (d *deaths) note(id persistence.NodeID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dead[id] = struct{}{}
+}
+
+func (d *deaths) proven(id persistence.NodeID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.dead[id]
+	return ok
+}
+
+// released reports whether nobody holds the lock of a file. A file that is not
+// there proves nothing.
+func released(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }() // closing releases the lock
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}

@@ -1,0 +1,61 @@
+// Package persistencetest is the executable form of the contract in package
+// persistence: [Run] holds a store to it. [WithFaults] wraps a store so that
+// the tests of its users meet the failures that real stores have.
+package persistencetest
+
+import (
+	"testing"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// Harness tells the suite how to get at a store.
+type Harness struct {
+	// Open opens a store over fresh, empty data of its own with the given
+	// number of partitions, and has it closed by t.Cleanup.
+	Open func(t *testing.T, partitions int) persistence.Store
+
+	// Again opens a further handle on the data of s, which Open or Again
+	// returned, as another process would open it: sharing nothing with s but
+	// the data. It is called while s is open (a second process) and after s was
+	// closed (a restart), from the test's own goroutine, and has the handle
+	// closed by t.Cleanup.
+	Again func(t *testing.T, s persistence.Store) persistence.Store
+}
+
+// Run holds the store of h to the whole contract.
+func Run(t *testing.T, h Harness) {
+	t.Helper()
+	for _, group := range groups {
+		t.Run(group.name, func(t *testing.T) {
+			for _, c := range group.cases {
+				t.Run(c.name, func(t *testing.T) { c.run(t, h) })
+			}
+		})
+	}
+}
+
+// testCase is one promise of the contract, under the name that states it.
+type testCase struct {
+	name string
+	run  func(t *testing.T, h Harness)
+}
+
+// groups is the suite, a file each.
+var groups = []struct {
+	name  string
+	cases []testCase
+}{
+	{"Append", appendCases},
+	{"Values", valueCases},
+	{"Fence", fenceCases},
+	{"Read", readCases},
+	{"Tail", tailCases},
+	{"Claims", claimCases},
+	{"Timers", timerCases},
+	{"Snapshots", snapshotCases},
+	{"Nodes", nodeCases},
+	{"Leases", leaseCases},
+	{"Cancel", cancelCases},
+	{"Reopen", reopenCases},
+}
