@@ -13,6 +13,10 @@ type Call struct {
 	Request   *aggregate.Request
 	Stream    persistence.Stream
 	Partition persistence.Partition
+	// Epoch of the partition as the sender saw it. A call from before this tenure
+	// is refused as NotOwner: its sender may have asked another owner since, and
+	// taken that answer for final. 0 for any.
+	Epoch persistence.Epoch
 	// Deadline by the host's clock; 0 for none. A call that is not begun by
 	// then certainly has no effect.
 	Deadline time.Duration

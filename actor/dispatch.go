@@ -48,6 +48,12 @@ func (p *pool) Schedule(turn func()) {
 	case p.turns <- turn:
 	default:
 		go turn()
+		return
+	}
+	select {
+	case <-p.stopped: // the workers may have ended just before
+		go p.rest()
+	default:
 	}
 }
 
@@ -58,6 +64,11 @@ func (p *pool) Throughput() int { return turnLength }
 func (p *pool) stop() {
 	close(p.stopped)
 	p.done.Wait()
+	p.rest()
+}
+
+// rest runs the turns that no worker will.
+func (p *pool) rest() {
 	for {
 		select {
 		case turn := <-p.turns:

@@ -207,8 +207,8 @@ func (g *grain) catchUp() bool {
 // log can tell, the call is taken care of (I5).
 func (g *grain) fresh(c *Call) bool {
 	handled, verdict := g.window.Find(c.id())
-	if verdict == eventsourcing.Seen && handled.Offset == 0 {
-		if g.joinTwin(c) {
+	if verdict != eventsourcing.New && handled.Offset == 0 {
+		if g.joinTwin(c) { // also when it fell out of the window while in flight
 			return false
 		}
 		g.catchUp() // it may have settled between the two looks

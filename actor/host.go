@@ -181,7 +181,7 @@ func (h *Host) Clock() Clock { return h.clock }
 func (h *Host) Own(claimed persistence.Tenure, holdUntil time.Duration) {
 	t := &tenure{
 		host: h, partition: claimed.Partition, lane: h.lanes[int(claimed.Partition)%len(h.lanes)],
-		head: claimed.Head, drained: make(chan struct{}), holdUntil: holdUntil,
+		since: claimed.Epoch, head: claimed.Head, drained: make(chan struct{}), holdUntil: holdUntil,
 		grains: map[persistence.Stream]*grain{},
 	}
 	t.epoch.Store(int64(claimed.Epoch))
@@ -258,23 +258,24 @@ func (h *Host) Release(ctx context.Context, p persistence.Partition) (persistenc
 
 // deposed drops a tenure that the store disowned.
 func (h *Host) deposed(t *tenure, err error) {
-	if t.lost.Load() {
+	h.tenures[t.partition].CompareAndSwap(t, nil)
+	if !h.drop(t) {
 		return
 	}
-	h.tenures[t.partition].CompareAndSwap(t, nil)
-	h.drop(t)
 	h.config.OnDeposed(t.partition, persistence.Epoch(t.epoch.Load()), err)
 }
 
-// drop ends a tenure: its grains leave, unproven replies become redirects.
-func (h *Host) drop(t *tenure) {
+// drop ends a tenure: its grains leave, unproven replies become redirects. It
+// reports whether the tenure had not ended before.
+func (h *Host) drop(t *tenure) bool {
 	if t.lost.Swap(true) {
-		return
+		return false
 	}
 	for _, g := range t.all() {
 		g.mailbox.PostUserMessage(leaveMessage{})
 	}
 	t.seal()
+	return true
 }
 
 // Deliver takes a call, which is answered exactly once.
@@ -290,7 +291,7 @@ func (h *Host) deliver(c *Call, post func(*mailbox, any)) {
 		return
 	}
 	t := h.tenures[c.Partition].Load()
-	if t == nil || !t.enter() {
+	if t == nil || c.Epoch != 0 && c.Epoch < t.since || !t.enter() {
 		c.Reply.Reply(c, notOwner)
 		return
 	}

@@ -26,21 +26,36 @@ type loader struct {
 	mu     sync.Mutex
 	grains []*grain
 	reads  []func(context.Context)
+	closed bool
 }
 
 func newLoader(h *Host) *loader { return &loader{host: h, wake: make(chan struct{}, loaders)} }
 
 func (l *loader) load(g *grain) {
 	l.mu.Lock()
-	l.grains = append(l.grains, g)
+	closed := l.closed
+	if !closed {
+		l.grains = append(l.grains, g)
+	}
 	l.mu.Unlock()
+	if closed {
+		g.mailbox.PostUserMessage(&loadedMessage{eventsourcing.Loaded{Err: errStopping}})
+		return
+	}
 	l.signal()
 }
 
 func (l *loader) read(f func(context.Context)) {
 	l.mu.Lock()
-	l.reads = append(l.reads, f)
+	closed := l.closed
+	if !closed {
+		l.reads = append(l.reads, f)
+	}
 	l.mu.Unlock()
+	if closed {
+		f(l.host.storeContext) // has ended, so that f only says so
+		return
+	}
 	l.signal()
 }
 
@@ -88,10 +103,18 @@ func (l *loader) run() {
 			}
 			cancel()
 		}
-		if l.host.storeContext.Err() != nil {
+		if l.host.storeContext.Err() != nil && l.close() {
 			return
 		}
 	}
+}
+
+// close ends the loader unless something waits.
+func (l *loader) close() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = len(l.grains) == 0 && len(l.reads) == 0
+	return l.closed
 }
 
 func (l *loader) fill(ctx context.Context, grains []*grain) {

@@ -29,22 +29,25 @@ func newResident(h *Host) *resident {
 	return &resident{host: h, lru: lru}
 }
 
-// add notes a new activation and sends the least recently used one away if that
-// makes too many. It stays in memory until its commits are settled.
+// add notes a new activation and sends the least recently used ones away if that
+// makes too many: up to two, since the one that was asked before may have been
+// busy. They stay in memory until their commits are settled.
 func (r *resident) add(g *grain) {
 	now := int64(r.host.clock.Now())
 	g.lastUsed.Store(now)
 	g.touched.Store(now)
 	r.mu.Lock()
 	r.lru.Add(g, struct{}{})
-	var eldest *grain
-	if r.lru.Len() > r.host.config.MaxResident {
-		eldest, _, _ = r.lru.GetOldest()
-		r.lru.Get(eldest) // the next one that is too many asks another
+	var eldest [2]*grain
+	for i := range min(len(eldest), r.lru.Len()-r.host.config.MaxResident) {
+		eldest[i], _, _ = r.lru.GetOldest()
+		r.lru.Get(eldest[i]) // the next one that is too many asks another
 	}
 	r.mu.Unlock()
-	if eldest != nil {
-		eldest.mailbox.PostUserMessage(passivate{})
+	for _, g := range eldest {
+		if g != nil {
+			g.mailbox.PostUserMessage(passivate{})
+		}
 	}
 }
 

@@ -40,14 +40,20 @@ func (h *Host) release(it *item) {
 
 // send answers the call, and those that were the same command.
 func (h *Host) send(it *item) {
+	answered := it.call.Request.Answer
 	it.grain.finish(it.call, it.result)
 	for _, twin := range it.twins {
 		r := it.result
 		if r.Err == nil {
 			h.stats.duplicates.Add(1)
 			r.Response.Receipt.Duplicate = true
-			if !twin.Request.Answer {
+			switch {
+			case !twin.Request.Answer:
 				r.Response.Answer = nil
+			case !answered: // only this one asks for the answer
+				h.answerAt(it.grain, &item{grain: it.grain, call: twin, result: r, reveals: it.reveals},
+					persistence.Version(r.Response.Receipt.Version))
+				continue
 			}
 		}
 		it.grain.finish(twin, r)
@@ -65,14 +71,23 @@ type barrier struct {
 
 	mu      sync.Mutex
 	waiting []*item
+	closed  bool
 }
 
 func newBarrier(h *Host) *barrier { return &barrier{host: h, wake: make(chan struct{}, 1)} }
 
 func (b *barrier) add(it *item) {
 	b.mu.Lock()
-	b.waiting = append(b.waiting, it)
+	closed := b.closed
+	if !closed {
+		b.waiting = append(b.waiting, it)
+	}
 	b.mu.Unlock()
+	if closed {
+		it.result = failed(errStopping)
+		b.host.send(it)
+		return
+	}
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -100,10 +115,18 @@ func (b *barrier) run() {
 		for taken := b.take(); len(taken) > 0; taken = b.take() {
 			b.prove(taken)
 		}
-		if b.host.storeContext.Err() != nil {
+		if b.host.storeContext.Err() != nil && b.close() {
 			return
 		}
 	}
+}
+
+// close ends the barrier unless something waits.
+func (b *barrier) close() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = len(b.waiting) == 0
+	return b.closed
 }
 
 // prove asks the store once for every partition among the replies.

@@ -18,6 +18,7 @@ type tenure struct {
 	host      *Host
 	partition persistence.Partition
 	lane      *lane
+	since     persistence.Epoch  // under which it was claimed
 	epoch     atomic.Int64       // changes when we fence ourselves
 	head      persistence.Offset // owned by the lane
 	lost      atomic.Bool        // deposed: nothing may commit or be answered from memory

@@ -46,8 +46,10 @@ func (n *Node) Deliver(ctx context.Context, request *aggregate.Request) (aggrega
 // attempt asks whoever is believed to own the partition, once.
 func (d *delivery) attempt() actor.Result {
 	n := d.node
-	if life := n.life.Load(); life != nil && life.host.Epoch(d.partition) != 0 {
-		return d.local(life.host)
+	if life := n.life.Load(); life != nil {
+		if epoch := life.host.Epoch(d.partition); epoch != 0 {
+			return d.local(life.host, epoch)
+		}
 	}
 	owner := n.table.Owner(d.partition)
 	peer := n.peerOf(owner.Owner)
@@ -157,9 +159,9 @@ func (w *waiter) Reply(_ *actor.Call, r actor.Result) { w.done <- r }
 
 // local asks the aggregate in this process: the value itself, unencoded, on the
 // caller's own goroutine if the aggregate is idle.
-func (d *delivery) local(host *actor.Host) actor.Result {
+func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result {
 	w := waiters.Get().(*waiter)
-	w.call = actor.Call{Request: d.request, Stream: d.stream, Partition: d.partition, Reply: w}
+	w.call = actor.Call{Request: d.request, Stream: d.stream, Partition: d.partition, Epoch: epoch, Reply: w}
 	deadline, limited := d.ctx.Deadline()
 	if limited {
 		left := time.Until(deadline)

@@ -220,7 +220,9 @@ func (n *Node) state() persistence.NodeState {
 
 // Lost implements Receiver: a broken connection is a hint to look who is alive.
 func (n *Node) Lost(address string) {
-	n.calls.abandon(func(p *peer) bool { return p.address == address })
+	for _, p := range n.peersAt(address) {
+		p.endSession()
+	}
 	n.renewal.poke()
 }
 

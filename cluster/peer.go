@@ -32,16 +32,28 @@ type peer struct {
 	missed int
 
 	mu      sync.Mutex
+	left    bool   // it is no member any more
+	session uint64 // ours
+	theirs  uint64 // the highest we have seen
 	calls   []*wire.Call
 	replies []*wire.Reply
 	moved   []*wire.Moved
 }
 
-func (p *peer) call(c *wire.Call) {
+// call queues a call under the present session and gives it its number.
+func (p *peer) call(c *wire.Call) *remoteCall {
 	p.mu.Lock()
-	p.calls = append(p.calls, c)
+	number, pending := p.node.calls.add(p, p.session)
+	c.Number = number
+	if p.left {
+		p.node.calls.remove(number)
+		pending.done <- nil
+	} else {
+		p.calls = append(p.calls, c)
+	}
 	p.mu.Unlock()
 	p.signal()
+	return pending
 }
 
 func (p *peer) reply(r *wire.Reply) {
@@ -56,6 +68,27 @@ func (p *peer) tellMoved(m *wire.Moved) {
 	p.moved = append(p.moved, m)
 	p.mu.Unlock()
 	p.signal()
+}
+
+// endSession gives up what was asked of the peer and is not answered. The peer
+// drops what it has not received yet: whoever waited may ask again, and if the
+// first call could arrive after the second was answered, it could take effect
+// after a rejection that was final.
+func (p *peer) endSession() {
+	p.mu.Lock()
+	p.session++
+	ended := p.session
+	p.calls = nil
+	p.mu.Unlock()
+	p.node.calls.abandon(func(c *remoteCall) bool { return c.peer == p && c.session < ended })
+}
+
+// admits reports whether calls of a session of the peer's may be served.
+func (p *peer) admits(session uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.theirs = max(p.theirs, session)
+	return session == p.theirs
 }
 
 func (p *peer) signal() {
@@ -93,7 +126,7 @@ func (p *peer) pack() *wire.Envelope {
 	if len(p.calls)+len(p.replies)+len(p.moved) == 0 {
 		return nil
 	}
-	e := &wire.Envelope{From: string(p.node.ID()), To: string(p.id), Address: p.node.address}
+	e := &wire.Envelope{From: string(p.node.ID()), To: string(p.id), Address: p.node.address, Session: p.session}
 	bytes := 0
 	fits := func(size int) bool {
 		ok := bytes == 0 || bytes+size <= packBytes
@@ -121,7 +154,13 @@ func takeWhile[T any](queue []T, fits func(T) bool) (taken, rest []T) {
 }
 
 // leave ends the peer's goroutine; what still waits is dropped.
-func (p *peer) leave() { p.goneOnce.Do(func() { close(p.gone) }) }
+func (p *peer) leave() {
+	p.mu.Lock()
+	p.left = true
+	p.mu.Unlock()
+	p.goneOnce.Do(func() { close(p.gone) })
+	p.endSession()
+}
 
 // peers are the nodes this one talks to, by incarnation.
 type peers struct {
@@ -158,6 +197,7 @@ func (n *Node) peerAt(id persistence.NodeID, address string) *peer {
 		return p
 	}
 	p := &peer{node: n, id: id, address: address, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+	p.session = uint64(n.clock.Now()) // above that of an earlier peer of this name
 	n.peers.byID[id] = p
 	n.background.Go(p.run)
 	return p
@@ -167,10 +207,23 @@ func (n *Node) peerAt(id persistence.NodeID, address string) *peer {
 // be missing from.
 const strangerViews = 8
 
+// peersAt lists the peers with an address: incarnations of one process.
+func (n *Node) peersAt(address string) []*peer {
+	n.peers.mu.RLock()
+	defer n.peers.mu.RUnlock()
+	var list []*peer
+	for _, p := range n.peers.byID {
+		if p.address == address {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // dropPeers forgets nodes that are no members any more. Calls to them are lost:
 // their outcome is unknown, and they are asked again elsewhere.
 func (n *Node) dropPeers(isMember func(persistence.NodeID) bool) {
-	gone := map[*peer]bool{}
+	var gone []*peer
 	n.peers.mu.Lock()
 	for id, p := range n.peers.byID {
 		if isMember(id) {
@@ -179,13 +232,12 @@ func (n *Node) dropPeers(isMember func(persistence.NodeID) bool) {
 		}
 		p.missed++
 		if p.known || p.missed > strangerViews {
-			gone[p] = true
+			gone = append(gone, p)
 			delete(n.peers.byID, id)
-			p.leave()
 		}
 	}
 	n.peers.mu.Unlock()
-	if len(gone) > 0 {
-		n.calls.abandon(func(p *peer) bool { return gone[p] })
+	for _, p := range gone {
+		p.leave()
 	}
 }

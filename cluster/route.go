@@ -15,8 +15,9 @@ import (
 
 // remoteCall is a call to another node that is not yet answered.
 type remoteCall struct {
-	peer *peer
-	done chan *wire.Reply // capacity 1; nil means that the connection is gone
+	peer    *peer
+	session uint64           // of the peer, in which it was sent
+	done    chan *wire.Reply // capacity 1; nil means that the connection is gone
 }
 
 // remoteCalls are all calls of this node to others, by number.
@@ -28,9 +29,9 @@ type remoteCalls struct {
 
 var remoteCallPool = sync.Pool{New: func() any { return &remoteCall{done: make(chan *wire.Reply, 1)} }}
 
-func (r *remoteCalls) add(p *peer) (uint64, *remoteCall) {
+func (r *remoteCalls) add(p *peer, session uint64) (uint64, *remoteCall) {
 	c := remoteCallPool.Get().(*remoteCall)
-	c.peer = p
+	c.peer, c.session = p, session
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next++
@@ -59,12 +60,12 @@ func (r *remoteCalls) answer(replies []*wire.Reply) {
 	}
 }
 
-// abandon completes the calls to peers that match as lost.
-func (r *remoteCalls) abandon(match func(*peer) bool) {
+// abandon completes the calls that match as lost.
+func (r *remoteCalls) abandon(match func(*remoteCall) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for number, c := range r.calls {
-		if match(c.peer) {
+		if match(c) {
 			delete(r.calls, number)
 			c.done <- nil
 		}
@@ -109,10 +110,8 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 		}
 	}
 	call.Patience = patience.Microseconds()
-	number, pending := n.calls.add(p)
-	call.Number = number
 	n.stats.remote.Add(1)
-	p.call(call)
+	pending := p.call(call)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
@@ -126,7 +125,7 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 	case <-timer.C:
 	case <-n.done:
 	}
-	n.calls.remove(number)
+	n.calls.remove(call.Number)
 	return nil, aggregate.UnknownOutcome(aggregate.ReasonDeadline, fmt.Errorf("no reply from node %s in time", p.id))
 }
 
@@ -175,6 +174,9 @@ func (n *Node) Receive(e *wire.Envelope) {
 		if from == nil {
 			return // stopping; the caller will notice
 		}
+		if !from.admits(e.Session) {
+			return
+		}
 		for _, c := range e.Calls {
 			n.serve(life, from, c)
 		}
@@ -202,7 +204,7 @@ type guest struct {
 func (n *Node) serve(life *life, from *peer, c *wire.Call) {
 	g := &guest{node: n, from: from, number: c.Number}
 	stream := persistence.Stream{Type: c.Type, ID: c.Id}
-	g.call = actor.Call{Request: &g.request, Stream: stream, Partition: persistence.PartitionOf(stream, n.partitions), Reply: g}
+	g.call = actor.Call{Request: &g.request, Stream: stream, Partition: persistence.PartitionOf(stream, n.partitions), Epoch: persistence.Epoch(c.Epoch), Reply: g}
 	if life == nil {
 		g.Reply(&g.call, actor.Result{NotOwner: true})
 		return

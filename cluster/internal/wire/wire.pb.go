@@ -29,12 +29,15 @@ type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The incarnations of sender and receiver. A receiver with another one answers
 	// every call with not_owner: it certainly executed none of them.
-	From          string   `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            string   `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	Address       string   `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // of the sender
-	Calls         []*Call  `protobuf:"bytes,4,rep,name=calls,proto3" json:"calls,omitempty"`
-	Replies       []*Reply `protobuf:"bytes,5,rep,name=replies,proto3" json:"replies,omitempty"`
-	Moved         []*Moved `protobuf:"bytes,6,rep,name=moved,proto3" json:"moved,omitempty"`
+	From    string   `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To      string   `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Address string   `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // of the sender
+	Calls   []*Call  `protobuf:"bytes,4,rep,name=calls,proto3" json:"calls,omitempty"`
+	Replies []*Reply `protobuf:"bytes,5,rep,name=replies,proto3" json:"replies,omitempty"`
+	Moved   []*Moved `protobuf:"bytes,6,rep,name=moved,proto3" json:"moved,omitempty"`
+	// Counted up by the sender whenever it has given calls up for lost. Calls of
+	// an earlier session are dropped: they may have been asked again since.
+	Session       uint64 `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -111,6 +114,13 @@ func (x *Envelope) GetMoved() []*Moved {
 	return nil
 }
 
+func (x *Envelope) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 // Call is a command or query.
 type Call struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -125,7 +135,7 @@ type Call struct {
 	Metadata      []byte                 `protobuf:"bytes,9,opt,name=metadata,proto3" json:"metadata,omitempty"`   // as stored with events; empty when there is none
 	Expect        int64                  `protobuf:"varint,10,opt,name=expect,proto3" json:"expect,omitempty"`     // the expected version plus one; 0 for any
 	Patience      int64                  `protobuf:"varint,11,opt,name=patience,proto3" json:"patience,omitempty"` // microseconds until the caller gives up; 0 for none
-	Epoch         int64                  `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the partition, as the sender saw it
+	Epoch         int64                  `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the partition, as the sender saw it; 0 for any
 	Activate      bool                   `protobuf:"varint,13,opt,name=activate,proto3" json:"activate,omitempty"` // wants no message handled, only the activation's PID
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -611,14 +621,15 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\fingrain.wire\"\xcc\x01\n" +
+	"wire.proto\x12\fingrain.wire\"\xe6\x01\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12(\n" +
 	"\x05calls\x18\x04 \x03(\v2\x12.ingrain.wire.CallR\x05calls\x12-\n" +
 	"\areplies\x18\x05 \x03(\v2\x13.ingrain.wire.ReplyR\areplies\x12)\n" +
-	"\x05moved\x18\x06 \x03(\v2\x13.ingrain.wire.MovedR\x05moved\"\xba\x02\n" +
+	"\x05moved\x18\x06 \x03(\v2\x13.ingrain.wire.MovedR\x05moved\x12\x18\n" +
+	"\asession\x18\a \x01(\x04R\asession\"\xba\x02\n" +
 	"\x04Call\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x0e\n" +
