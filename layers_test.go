@@ -27,6 +27,8 @@ const (
 	lru        = "github.com/hashicorp/golang-lru/v2"
 	sqlite     = "modernc.org/sqlite"
 	sys        = "golang.org/x/sys"
+	goleak     = "go.uber.org/goleak"
+	otel       = "go.opentelemetry.io/otel"
 	testify    = "github.com/stretchr/testify"
 	porcupine  = "github.com/anishathalye/porcupine"
 )
@@ -65,13 +67,13 @@ var floors = []floor{
 	{
 		dir:  "actor",
 		ours: []string{"aggregate", "persistence", "eventsourcing"},
-		libs: []string{protoactor, protobuf, sys, "github.com/hashicorp/golang-lru/v2"},
+		libs: []string{protoactor, protobuf, sys, lru},
 	},
 
 	{
 		dir:  "cluster",
 		ours: []string{"aggregate", "persistence", "eventsourcing", "actor", "cluster/internal/partition"},
-		libs: []string{protoactor, protobuf, sys, "google.golang.org/grpc"},
+		libs: []string{protoactor, protobuf, sys, otel, "google.golang.org/grpc"},
 	},
 	{dir: "cluster/internal/partition", pure: true, ours: []string{"persistence"}},
 	{
@@ -90,6 +92,10 @@ var floors = []floor{
 			"persistence/postgres",
 		},
 	},
+	{
+		dir: "examples/trader/markettest", kit: true,
+		ours: []string{"aggregate", "aggregate/aggregatetest", "persistence", "eventsourcing", "examples"}, libs: []string{testify},
+	},
 	// Benchmarks measure against the bare libraries.
 	{dir: "benchmarks", ours: []string{"*"}, libs: []string{"*"}},
 }
@@ -98,7 +104,7 @@ var floors = []floor{
 var impure = []string{"time", "context", "math/rand", "crypto/rand", "os", "net", "syscall"}
 
 // testLibs may be imported by every test.
-var testLibs = []string{testify, porcupine}
+var testLibs = []string{testify, porcupine, goleak}
 
 // pkg is a package of this module, and what its files import.
 type pkg struct {

@@ -28,6 +28,13 @@ type delivery struct {
 
 // Deliver implements aggregate.Gateway.
 func (n *Node) Deliver(ctx context.Context, request *aggregate.Request) (aggregate.Response, error) {
+	if n.config.Tracer != nil {
+		return n.traced(ctx, request)
+	}
+	return n.deliver(ctx, request)
+}
+
+func (n *Node) deliver(ctx context.Context, request *aggregate.Request) (aggregate.Response, error) {
 	if n.types[request.Definition.Name()] != request.Definition {
 		return aggregate.Response{}, aggregate.Invalid(aggregate.ReasonUnknownType,
 			fmt.Errorf("aggregate type %q is not among this node's Config.Aggregates", request.Definition.Name()))

@@ -6,6 +6,9 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
@@ -66,6 +69,12 @@ type Config struct {
 	LockDir string
 	// Logger defaults to slog.Default. Nothing is logged per command.
 	Logger *slog.Logger
+
+	// Meter, when set, publishes the node's Stats as OpenTelemetry metrics.
+	Meter metric.Meter
+	// Tracer, when set, puts every call into a span, and its trace context into
+	// the metadata of the events.
+	Tracer trace.Tracer
 
 	// Clock, Network and Rand are what the node has of the world besides the
 	// store. They default to the real ones and are replaced in simulations.

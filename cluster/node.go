@@ -62,6 +62,7 @@ type Node struct {
 	cancel     context.CancelFunc
 	done       chan struct{}
 	background sync.WaitGroup
+	unpublish  func() error
 	stopOnce   sync.Once
 	stopErr    error
 }
@@ -106,24 +107,28 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	n.peers.byID = map[persistence.NodeID]*peer{}
 	n.calls.calls = map[uint64]*remoteCall{}
 	n.renewal, n.claims = newRenewal(n), newClaims(n)
+	unpublish, err := n.publish()
+	if err != nil {
+		return nil, err
+	}
+	n.unpublish = unpublish
 	n.system = newSystem()
 	if n.network = n.config.Network; n.network == nil {
 		n.provider = newProvider()
 		network, err := newProtoNetwork(n.system, &n.config, n.provider, identityLookup{n},
 			func(*protocluster.Cluster) protocluster.Context { return requests{n} })
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, unpublish())
 		}
 		n.network, n.cluster = network, network.cluster
 	}
-	var err error
 	if n.address, err = n.network.Start(n); err != nil {
 		n.network.Stop()
-		return nil, err
+		return nil, errors.Join(err, unpublish())
 	}
 	if err := n.join(ctx); err != nil {
 		n.network.Stop()
-		return nil, fmt.Errorf("cluster: join: %w", err)
+		return nil, errors.Join(fmt.Errorf("cluster: join: %w", err), unpublish())
 	}
 	n.renewal.renew(ctx)
 	n.background.Go(n.renewal.run)
@@ -160,8 +165,7 @@ func (n *Node) join(ctx context.Context) error {
 		},
 	})
 	if err != nil {
-		life.unlock()
-		return err
+		return errors.Join(err, life.unlock())
 	}
 	if err := n.store.Join(ctx, member); err != nil {
 		return errors.Join(err, life.host.Stop(ctx), life.unlock())
@@ -240,7 +244,9 @@ func (n *Node) stop(ctx context.Context) error {
 	var errs []error
 	life := n.life.Load()
 	if life != nil {
-		n.renewal.renew(ctx) // tells the others, and reads who they are
+		if view, err := n.store.Renew(ctx, life.id, persistence.Draining); err == nil {
+			n.observe(view) // the others know, and we know who they are
+		}
 		errs = append(errs, n.evacuate(ctx, life), life.host.Stop(ctx))
 		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		errs = append(errs, n.store.Leave(leave, life.id))
@@ -256,6 +262,7 @@ func (n *Node) stop(ctx context.Context) error {
 	if life != nil {
 		errs = append(errs, life.unlock())
 	}
+	errs = append(errs, n.unpublish())
 	n.log.Info("node stopped", "node", n.ID())
 	return errors.Join(errs...)
 }

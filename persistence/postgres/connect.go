@@ -1,0 +1,156 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// The names of the sessions' roles; see sessionName.
+const (
+	writerRole = "ingrain writer"
+	readerRole = "ingrain reader"
+	memberRole = "ingrain member"
+	claimRole  = "ingrain claimer"
+	setupRole  = "ingrain setup"
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	// idleCheck is how long a connection may rest before it is asked whether
+	// the server still is there: an append on a dead connection would have an
+	// unknown outcome.
+	idleCheck = time.Second
+)
+
+// session derives from base the configuration of a session in the schema. Only
+// a primary is accepted.
+func session(base *pgx.ConnConfig, role, schema string, settings map[string]string) *pgx.ConnConfig {
+	c := base.Copy()
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 5,
+	}}
+	c.DialFunc = dialer.DialContext
+	c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	maps.Copy(c.RuntimeParams, map[string]string{
+		"application_name":              sessionName(role),
+		"search_path":                   pgx.Identifier{schema}.Sanitize(),
+		"client_encoding":               "UTF8",
+		"timezone":                      "UTC",
+		"default_transaction_isolation": "read committed", // the fence depends on it
+		"jit":                           "off",
+		// Every statement has its index. Without statistics, on a young store,
+		// the planner would at times rather read whole tables, and a cached
+		// plan keeps doing so when they have grown.
+		"enable_seqscan":  "off",
+		"plan_cache_mode": "force_generic_plan",
+	})
+	maps.Copy(c.RuntimeParams, settings)
+	return c
+}
+
+// A session that died with its client must not keep its locks. These bound how
+// long it takes the server to notice.
+var (
+	writerSettings = map[string]string{
+		"tcp_user_timeout":                    "10s",
+		"tcp_keepalives_idle":                 "5",
+		"tcp_keepalives_interval":             "1",
+		"tcp_keepalives_count":                "5",
+		"idle_in_transaction_session_timeout": "10s",
+		"lock_timeout":                        "5s",
+		"statement_timeout":                   "30s",
+	}
+	claimSettings = map[string]string{
+		"tcp_user_timeout":                    "10s",
+		"tcp_keepalives_idle":                 "5",
+		"idle_in_transaction_session_timeout": "10s",
+		"lock_timeout":                        "10s",
+		"statement_timeout":                   "15s",
+	}
+	memberSettings = map[string]string{
+		"idle_in_transaction_session_timeout": "10s",
+		"lock_timeout":                        "5s",
+		"statement_timeout":                   "10s",
+	}
+)
+
+func (s *Store) connect(ctx context.Context, base *pgx.ConnConfig, config *Config) error {
+	writer := session(base, writerRole, config.Schema, writerSettings)
+	s.lanes.tokens = make(chan struct{}, config.Lanes)
+	for i := range config.Lanes {
+		s.lanes.put(newLane(s, i, writer))
+	}
+	for _, p := range []struct {
+		pool     **pgxpool.Pool
+		role     string
+		conns    int
+		settings map[string]string
+	}{
+		{&s.reads, readerRole, config.ReadConns, nil},
+		{&s.members, memberRole, memberConns, memberSettings},
+		{&s.claims, claimRole, claimConns, claimSettings},
+	} {
+		pc, err := pgxpool.ParseConfig(config.DSN)
+		if err != nil {
+			return &persistence.SetupError{Store: storeName, Reason: "the DSN cannot be parsed", Err: err}
+		}
+		pc.ConnConfig = session(base, p.role, config.Schema, p.settings)
+		pc.MinConns = 0
+		pc.MaxConns = int32(min(p.conns, maxConns)) //nolint:gosec // bounded
+		pc.MaxConnLifetime = 0
+		if *p.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
+			return &persistence.SetupError{Store: storeName, Reason: "make a connection pool", Err: err}
+		}
+	}
+	return nil
+}
+
+// disconnect closes everything. No call is in flight.
+func (s *Store) disconnect() {
+	for _, l := range s.lanes.free {
+		l.disconnect()
+	}
+	for _, pool := range []*pgxpool.Pool{s.reads, s.members, s.claims} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
+}
+
+// unfit explains why a first connection could not be made.
+func unfit(err error) error {
+	reason := "the server cannot be reached"
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.Is(err, pgconn.ErrStandbyConnection):
+		reason = "the server is a standby, and only a primary will do"
+	case errors.As(err, &pgErr):
+		switch pgErr.Code {
+		case "28P01", "28000":
+			reason = "the server refuses the user or the password"
+		case "3D000":
+			reason = "there is no such database"
+		case "42501":
+			reason = "the user lacks a permission"
+		case "53300":
+			reason = "the server has no connection left"
+		case "57P03":
+			reason = "the server is starting up or shutting down"
+		default:
+			reason = "the server refuses"
+		}
+	}
+	return &persistence.SetupError{Store: storeName, Reason: reason, Err: err}
+}

@@ -1,0 +1,193 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// statement is a prepared statement of a writer connection and its parameters,
+// all of them arrays but for the fence's last three.
+type statement struct {
+	name, sql string
+	params    []array
+}
+
+func (st *statement) reset() {
+	for i := range st.params {
+		st.params[i].reset()
+	}
+}
+
+const (
+	fenceSQL  = `select es_fence($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[], $6::int, $7::bigint, $8::text)`
+	expectSQL = `select es_expect($1::text[], $2::bigint[])`
+	claimSQL  = `select es_exchange($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])`
+	eventSQL  = `insert into es_event (part, pos, epoch, stream, version, type, at, cmd, meta, payload)
+		select * from unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
+			$7::timestamptz[], $8::uuid[], $9::bytea[], $10::bytea[])`
+	timerSQL = `insert into es_timer (part, due, id, stream, payload)
+		select * from unnest($1::int[], $2::timestamptz[], $3::uuid[], $4::text[], $5::bytea[])
+		on conflict (part, due, id) do update set stream = excluded.stream, payload = excluded.payload`
+	cancelSQL = `delete from es_timer t using unnest($1::int[], $2::timestamptz[], $3::uuid[]) d(part, due, id)
+		where t.part = d.part and t.due = d.due and t.id = d.id`
+)
+
+// lane is a writer connection with the buffers of the append that uses it. One
+// append at a time has it.
+type lane struct {
+	store  *Store
+	number int
+	config *pgx.ConnConfig
+	conn   *pgx.Conn // nil until needed, and after it broke
+	used   time.Time // when the connection was last heard of
+
+	// checked counts the transactions ahead that compare all versions before
+	// they insert, because one failed that did not.
+	checked int
+
+	// What this connection wrote or looked up: the heads of partitions, and the
+	// event it wrote last; see es_fence.
+	heads   map[persistence.Partition]sighting
+	witness persistence.Cursor
+
+	fence, expect, claim, event, timer, cancel statement
+
+	attempt attempt
+	values  [][]byte
+	scalars []byte
+}
+
+// sighting is the end of a partition's log as last seen under an epoch.
+type sighting struct {
+	epoch persistence.Epoch
+	head  persistence.Offset
+}
+
+func newLane(s *Store, number int, config *pgx.ConnConfig) *lane {
+	arrays := func(oids ...uint32) []array {
+		as := make([]array, len(oids))
+		for i, oid := range oids {
+			as[i] = newArray(oid)
+		}
+		return as
+	}
+	const i4, i8, txt, ts, uid, raw = pgtype.Int4OID, pgtype.Int8OID, pgtype.TextOID, pgtype.TimestamptzOID, pgtype.UUIDOID, pgtype.ByteaOID
+	return &lane{
+		store:  s,
+		number: number,
+		config: config,
+		heads:  make(map[persistence.Partition]sighting),
+		fence:  statement{"fence", fenceSQL, arrays(i4, i8, i8, i4, i8)},
+		expect: statement{"expect", expectSQL, arrays(txt, i8)},
+		claim:  statement{"claim", claimSQL, arrays(txt, txt, txt, txt, txt, txt)},
+		event:  statement{"event", eventSQL, arrays(i4, i8, i8, txt, i8, txt, ts, uid, raw, raw)},
+		timer:  statement{"timer", timerSQL, arrays(i4, ts, uid, txt, raw)},
+		cancel: statement{"cancel", cancelSQL, arrays(i4, ts, uid)},
+		attempt: attempt{
+			parts:  make(map[persistence.Partition]int),
+			chains: make(map[persistence.Stream]int),
+		},
+	}
+}
+
+func (l *lane) statements() [6]*statement {
+	return [6]*statement{&l.fence, &l.expect, &l.claim, &l.event, &l.timer, &l.cancel}
+}
+
+// ready makes sure that there is a connection and that the server was at its
+// other end a moment ago. Nothing of an append has been sent when it fails.
+func (l *lane) ready(ctx context.Context) error {
+	if l.conn != nil && !l.conn.IsClosed() {
+		if time.Since(l.used) < idleCheck {
+			return nil
+		}
+		if l.conn.Ping(ctx) == nil {
+			l.used = time.Now()
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	l.disconnect()
+	conn, err := pgx.ConnectConfig(ctx, l.config)
+	if err != nil {
+		return err
+	}
+	l.conn = conn
+	if err := l.prepare(ctx); err != nil {
+		l.disconnect()
+		return err
+	}
+	l.used = time.Now()
+	return nil
+}
+
+// prepare makes the session fit for appends.
+func (l *lane) prepare(ctx context.Context) error {
+	// What is acknowledged must be durable whatever the server's default says.
+	if _, err := l.conn.Exec(ctx, `select set_config('synchronous_commit', 'on', false)
+		where current_setting('synchronous_commit') = 'off'`); err != nil {
+		return err
+	}
+	for _, st := range l.statements() {
+		if _, err := l.conn.PgConn().Prepare(ctx, st.name, st.sql, nil); err != nil {
+			return fmt.Errorf("prepare %s: %w", st.name, err)
+		}
+	}
+	return nil
+}
+
+// forget makes the next fence look at every head itself.
+func (l *lane) forget() {
+	clear(l.heads)
+	l.witness = persistence.Cursor{}
+}
+
+func (l *lane) disconnect() {
+	l.forget()
+	if l.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = l.conn.Close(ctx) // a failing goodbye has no consequence
+	l.conn = nil
+}
+
+// Results are void or nothing, parameters binary throughout.
+var binaryFormat = []int16{pgx.BinaryFormatCode}
+
+// send runs the statements that have something to do as one pipeline, which is
+// one transaction and one round trip.
+func (l *lane) send(ctx context.Context, owner persistence.NodeID) error {
+	var batch pgconn.Batch
+	for _, st := range l.statements() {
+		l.values = l.values[:0]
+		var rows uint32
+		for i := range st.params {
+			rows = max(rows, st.params[i].n)
+			l.values = append(l.values, st.params[i].value())
+		}
+		if rows == 0 {
+			continue
+		}
+		if st == &l.fence {
+			l.scalars = binary.BigEndian.AppendUint32(l.scalars[:0], uint32(l.witness.Partition)) //nolint:gosec // never negative
+			l.scalars = binary.BigEndian.AppendUint64(l.scalars, uint64(l.witness.After))         //nolint:gosec // never negative
+			l.values = append(l.values, l.scalars[:4], l.scalars[4:], []byte(owner))
+		}
+		batch.ExecPrepared(st.name, l.values, binaryFormat, nil)
+	}
+	err := l.conn.PgConn().ExecBatch(ctx, &batch).Close()
+	l.used = time.Now()
+	return err
+}

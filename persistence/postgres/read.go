@@ -1,0 +1,264 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+const (
+	readSQL = `select part, pos, epoch, version, type, at, cmd, meta, payload from es_event
+		where stream = $1 and version > $2 order by version limit $3`
+	snapshotsSQL = `select i.n, s.version, s.schema, s.at, s.payload
+		from unnest($1::text[]) with ordinality i(stream, n) join es_snapshot s on s.stream = i.stream`
+	readManySQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd, e.meta, e.payload, i.n
+		from unnest($1::text[], $2::bigint[]) with ordinality i(stream, version, n)
+		cross join lateral (select * from es_event
+			where stream = i.stream and version > i.version order by version limit $3) e`
+	tailSQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd, e.meta, e.payload, e.stream
+		from unnest($1::int[], $2::bigint[]) with ordinality i(part, pos, n)
+		cross join lateral (select * from es_event
+			where part = i.part and pos > i.pos order by pos limit $3) e`
+	findCommandSQL = `select min(version), max(version), max(part), max(pos), max(at) from es_event
+		where stream = $1 and cmd = $2`
+	findClaimSQL = `select stream from es_claim where ns = $1 and key = $2`
+)
+
+// Read returns up to limit events of one stream.
+func (s *Store) Read(ctx context.Context, stream persistence.Stream, after persistence.Version, limit int) ([]persistence.Event, error) {
+	if err := s.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.gate.leave()
+	if limit <= 0 || !isName(stream) {
+		return nil, nil
+	}
+	var events []persistence.Event
+	var d decoder
+	err := s.each(ctx, readSQL, []any{stream.String(), int64(after), limit}, func(row [][]byte) {
+		events = append(events, d.event(row, stream))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", stream, err)
+	}
+	return events, nil
+}
+
+// ReadMany brings many streams in two round trips: the snapshots, then the
+// events behind them. In between a snapshot may be replaced, which does no harm.
+func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limit int) ([]persistence.History, error) {
+	if err := s.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.gate.leave()
+	if len(streams) == 0 {
+		return nil, nil
+	}
+	histories, err := s.readMany(ctx, streams, max(limit, 0))
+	if err != nil {
+		return nil, fmt.Errorf("read %d streams: %w", len(streams), err)
+	}
+	return histories, nil
+}
+
+func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limit int) ([]persistence.History, error) {
+	histories := make([]persistence.History, len(streams))
+	names, after := make([]string, len(streams)), make([]int64, len(streams))
+	for i, stream := range streams {
+		if isName(stream) {
+			names[i] = stream.String()
+		}
+	}
+	var d decoder
+	err := s.each(ctx, snapshotsSQL, []any{names}, func(row [][]byte) {
+		i := int(d.int8(row[0])) - 1
+		snapshot := &persistence.Snapshot{
+			Stream:  streams[i],
+			Version: persistence.Version(d.int8(row[1])),
+			Schema:  int(d.int4(row[2])),
+			At:      d.timestamp(row[3]),
+			Payload: d.bytes(row[4]),
+		}
+		histories[i].Snapshot = snapshot
+		after[i] = int64(snapshot.Version)
+	})
+	if err != nil {
+		return nil, err
+	}
+	// One more than asked for tells whether there is more.
+	err = s.each(ctx, readManySQL, []any{names, after, int64(limit) + 1}, func(row [][]byte) {
+		i := int(d.int8(row[9])) - 1
+		if h := &histories[i]; len(h.Events) == limit {
+			h.More = true
+		} else {
+			h.Events = append(h.Events, d.event(row, streams[i]))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return histories, nil
+}
+
+// each calls f with every row of a query. The row is only valid during the call.
+func (s *Store) each(ctx context.Context, sql string, args []any, f func(row [][]byte)) error {
+	begun := false
+	var cut error // the error of a result that was cut off, so that it is not tried again
+	err := try(ctx, s.reads, repeatable, func() error {
+		rows, err := s.reads.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			begun = true
+			f(rows.RawValues())
+		}
+		if begun {
+			cut = rows.Err()
+			return nil
+		}
+		return rows.Err()
+	})
+	return errors.Join(err, cut)
+}
+
+// Tail returns events behind the cursors. That they come without gaps and
+// never late is the appends' doing: offsets are assigned and committed under
+// the partition's lock. // I9
+func (s *Store) Tail(ctx context.Context, cursors []persistence.Cursor, limit int) ([]persistence.Event, error) {
+	if err := s.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.gate.leave()
+	if limit <= 0 || len(cursors) == 0 {
+		return nil, nil
+	}
+	parts, after := make([]int32, len(cursors)), make([]int64, len(cursors))
+	for i, c := range cursors {
+		parts[i], after[i] = int32(c.Partition), int64(c.After)
+	}
+	var d decoder
+	var events []persistence.Event
+	var bad error
+	err := s.each(ctx, tailSQL, []any{parts, after, limit}, func(row [][]byte) {
+		stream, err := persistence.ParseStream(string(row[9]))
+		if err != nil {
+			bad = err
+			return
+		}
+		events = append(events, d.event(row, stream))
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tail %d partitions: %w", len(cursors), err)
+	}
+	return events, nil
+}
+
+// FindCommand looks through the whole stream: commands have no index, because
+// it would cost every append a quarter, and this is for unknown outcomes only.
+func (s *Store) FindCommand(ctx context.Context, stream persistence.Stream, id persistence.CommandID) (persistence.CommandRecord, bool, error) {
+	var record persistence.CommandRecord
+	if err := s.gate.enter(ctx); err != nil {
+		return record, false, err
+	}
+	defer s.gate.leave()
+	if !isName(stream) {
+		return record, false, nil
+	}
+	var d decoder
+	found := false
+	err := s.each(ctx, findCommandSQL, []any{stream.String(), [16]byte(id)}, func(row [][]byte) {
+		if found = row[0] != nil; found {
+			record = persistence.CommandRecord{
+				First:     persistence.Version(d.int8(row[0])),
+				Last:      persistence.Version(d.int8(row[1])),
+				Partition: persistence.Partition(d.int4(row[2])),
+				Offset:    persistence.Offset(d.int8(row[3])),
+				At:        d.timestamp(row[4]),
+			}
+		}
+	})
+	if err != nil {
+		return record, false, fmt.Errorf("find command %s in %s: %w", id, stream, err)
+	}
+	return record, found, nil
+}
+
+// FindClaim returns the stream that holds a unique value.
+func (s *Store) FindClaim(ctx context.Context, claim persistence.Claim) (holder persistence.Stream, found bool, err error) {
+	if err := s.gate.enter(ctx); err != nil {
+		return holder, false, err
+	}
+	defer s.gate.leave()
+	if !isText(claim.Namespace) || !isText(claim.Key) {
+		return holder, false, nil
+	}
+	var name string
+	err = s.each(ctx, findClaimSQL, []any{claim.Namespace, claim.Key}, func(row [][]byte) {
+		found, name = true, string(row[0])
+	})
+	if err == nil && found {
+		holder, err = persistence.ParseStream(name)
+	}
+	if err != nil {
+		return persistence.Stream{}, false, fmt.Errorf("find claim %s %q: %w", claim.Namespace, claim.Key, err)
+	}
+	return holder, found, nil
+}
+
+// decoder reads PostgreSQL's binary format. It copies what it returns.
+type decoder struct{ lastType string }
+
+// event reads the nine columns that all event queries start with.
+func (d *decoder) event(row [][]byte, stream persistence.Stream) persistence.Event {
+	e := persistence.Event{
+		Partition: persistence.Partition(d.int4(row[0])),
+		Offset:    persistence.Offset(d.int8(row[1])),
+		Epoch:     persistence.Epoch(d.int8(row[2])),
+		Stream:    stream,
+		Version:   persistence.Version(d.int8(row[3])),
+		At:        d.timestamp(row[5]),
+		Command:   persistence.CommandID(row[6]),
+	}
+	if string(row[4]) != d.lastType { // types come in runs
+		d.lastType = string(row[4])
+	}
+	e.Type = d.lastType
+	meta, payload := row[7], row[8]
+	if len(meta)+len(payload) > 0 {
+		both := append(append(make([]byte, 0, len(meta)+len(payload)), meta...), payload...)
+		e.Metadata = orNil(both[:len(meta):len(meta)])
+		e.Payload = orNil(both[len(meta):])
+	}
+	return e
+}
+
+// orNil makes nothing nil, so that it reads back the same from every store.
+func orNil(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+func (d *decoder) int4(b []byte) int32 { return int32(binary.BigEndian.Uint32(b)) } //nolint:gosec // two's complement
+func (d *decoder) int8(b []byte) int64 { return int64(binary.BigEndian.Uint64(b)) } //nolint:gosec // two's complement
+
+func (d *decoder) timestamp(b []byte) time.Time {
+	return time.UnixMicro(d.int8(b) + postgresEpoch).UTC()
+}
+
+func (d *decoder) bytes(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return append(make([]byte, 0, len(b)), b...)
+}

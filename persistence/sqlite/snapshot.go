@@ -1,0 +1,98 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// SaveSnapshots keeps the newest snapshot of each stream.
+func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snapshot) error {
+	err := s.write(ctx, func(c *conn) error {
+		for i := range snapshots {
+			snap := &snapshots[i]
+			_, err := c.exec(`insert into es_snapshot (stream, version, schema, at, payload) values (?, ?, ?, ?, ?)
+				on conflict (stream) do update set
+					version = excluded.version, schema = excluded.schema, at = excluded.at, payload = excluded.payload
+				where excluded.version > version`,
+				snap.Stream, snap.Version, snap.Schema, snap.At, snap.Payload)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("save %d snapshots: %w", len(snapshots), err)
+	}
+	return nil
+}
+
+// DeleteSnapshots forgets the streams' snapshots.
+func (s *Store) DeleteSnapshots(ctx context.Context, streams []persistence.Stream) error {
+	err := s.write(ctx, func(c *conn) error {
+		for _, stream := range streams {
+			if _, err := c.exec("delete from es_snapshot where stream = ?", stream); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("delete %d snapshots: %w", len(streams), err)
+	}
+	return nil
+}
+
+// LoadCheckpoints returns a projection's cursors, ascending by partition.
+func (s *Store) LoadCheckpoints(ctx context.Context, projection string) ([]persistence.Cursor, error) {
+	var cursors []persistence.Cursor
+	err := s.read(ctx, func(c *conn) error {
+		cursors = nil
+		return c.query("select part, pos from es_checkpoint where projection = ? order by part", func(r row) error {
+			cursors = append(cursors, persistence.Cursor{
+				Partition: persistence.Partition(r.int(0)), After: persistence.Offset(r.int(1)),
+			})
+			return nil
+		}, projection)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoints of %s: %w", projection, err)
+	}
+	return cursors, nil
+}
+
+// SaveCheckpoints moves a projection's cursors forwards, all of them at once.
+func (s *Store) SaveCheckpoints(ctx context.Context, projection string, cursors []persistence.Cursor) error {
+	err := s.write(ctx, func(c *conn) error {
+		for _, cursor := range cursors {
+			if err := s.within(cursor.Partition); err != nil {
+				return err
+			}
+			_, err := c.exec(`insert into es_checkpoint (projection, part, pos) values (?, ?, ?)
+				on conflict (projection, part) do update set pos = excluded.pos where excluded.pos > pos`,
+				projection, cursor.Partition, cursor.After)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("save checkpoints of %s: %w", projection, err)
+	}
+	return nil
+}
+
+// DeleteCheckpoints forgets a projection.
+func (s *Store) DeleteCheckpoints(ctx context.Context, projection string) error {
+	err := s.write(ctx, func(c *conn) error {
+		_, err := c.exec("delete from es_checkpoint where projection = ?", projection)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete checkpoints of %s: %w", projection, err)
+	}
+	return nil
+}
