@@ -39,6 +39,7 @@ type grain struct {
 	inflight atomic.Int32 // admitted and not answered
 	lastUsed atomic.Int64 // host clock
 	touched  atomic.Int64 // when the resident list was told
+	tidied   atomic.Int64 // lastUsed when it was last told to tidy up
 
 	// owned by the turn
 	phase     phase
@@ -94,6 +95,7 @@ type (
 	settledMessage struct{}
 	leaveMessage   struct{} // stop when nothing is in flight
 	passivate      struct{} // stop if nobody uses it
+	tidy           struct{} // give back what a burst needed
 )
 
 // Receive implements proto.Actor.
@@ -111,6 +113,8 @@ func (g *grain) Receive(ctx proto.Context) {
 		g.leave()
 	case passivate:
 		g.passivate()
+	case tidy:
+		g.tidy()
 	case *proto.Stopping:
 		if !g.stopped.Load() { // somebody else stopped the actor
 			g.stop()
@@ -122,11 +126,13 @@ func (g *grain) Receive(ctx proto.Context) {
 }
 
 func (g *grain) receive(c *Call) {
-	switch g.phase {
-	case loading, leaving:
-		g.stash = append(g.stash, c)
-	case running:
+	switch {
+	case g.stopped.Load(): // by a call that was stashed before this one
+		g.bounce(c)
+	case g.phase == running:
 		g.execute(c)
+	default:
+		g.stash = append(g.stash, c)
 	}
 }
 
@@ -528,7 +534,7 @@ func (g *grain) bounce(message any) {
 		g.host.Deliver(m)
 	case *foundMessage:
 		g.bounce(m.call)
-	case *loadedMessage, settledMessage, leaveMessage, passivate, proto.SystemMessage, proto.AutoReceiveMessage:
+	case *loadedMessage, settledMessage, leaveMessage, passivate, tidy, proto.SystemMessage, proto.AutoReceiveMessage:
 	default:
 		if sender := proto.UnwrapEnvelopeSender(message); sender != nil {
 			g.host.system.Root.Send(sender, &proto.DeadLetterResponse{Target: g.pid})
@@ -548,6 +554,20 @@ func (g *grain) passivate() {
 	}
 	g.host.stats.passivations.Add(1)
 	g.leave()
+}
+
+// tidy gives back the memory of a burst, once nobody has used the aggregate for
+// a while.
+func (g *grain) tidy() {
+	if g.phase != running || g.inflight.Load() > 0 || !g.catchUp() {
+		return
+	}
+	g.window.Trim()
+	g.stash = nil
+	g.mu.Lock()
+	g.settled = nil
+	g.mu.Unlock()
+	g.mailbox.tidy()
 }
 
 // snapshot encodes the state as it is now.

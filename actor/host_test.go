@@ -78,10 +78,12 @@ func startHost(t testing.TB, store persistence.Store, change func(*actor.Config)
 		host.Own(tenure, 0)
 	}
 	host.ExtendLease(host.Clock().Now() + time.Hour)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		require.NoError(t, host.Stop(ctx))
-	})
+	t.Cleanup(func() { stopHost(t, host); config.System.Shutdown() })
 	return host
+}
+
+func stopHost(t testing.TB, host *actor.Host) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, host.Stop(ctx))
 }

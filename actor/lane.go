@@ -201,21 +201,28 @@ func (l *lane) append(b *persistence.Batch) {
 
 // conclude settles a commit whose fate is known.
 func (l *lane) conclude(it *item, err error) {
-	t := it.grain.tenure
+	if err != nil {
+		l.refuse(it, err)
+		return
+	}
+	l.host.stats.commits.Add(1)
+	if n := len(it.commit.Events); n > 0 {
+		// a claim between this append and now may know of later commits
+		t := it.grain.tenure
+		t.head = max(t.head, it.commit.Offset+persistence.Offset(n)-1)
+	}
+	l.settle(it, nil)
+}
+
+// refuse settles a commit that the store certainly did not take.
+func (l *lane) refuse(it *item, err error) {
 	var fenced *persistence.FencedError
 	var conflict *persistence.ConflictError
 	var taken *persistence.ClaimTakenError
 	switch {
-	case err == nil:
-		l.host.stats.commits.Add(1)
-		if n := len(it.commit.Events); n > 0 {
-			// a claim between this append and now may know of later commits
-			t.head = max(t.head, it.commit.Offset+persistence.Offset(n)-1)
-		}
-		l.settle(it, nil)
 	case errors.As(err, &fenced):
 		l.host.stats.fenced.Add(1)
-		l.host.deposed(t, err)
+		l.host.deposed(it.grain.tenure, err)
 		l.settle(it, errMoved)
 	case errors.As(err, &conflict):
 		l.host.stats.conflicts.Add(1)

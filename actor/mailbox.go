@@ -90,6 +90,18 @@ func (m *mailbox) empty() bool {
 	return m.head == len(m.user)
 }
 
+// tidy gives back the memory of a burst.
+func (m *mailbox) tidy() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.head == len(m.user) {
+		m.user, m.head = nil, 0
+	}
+	if len(m.system) == 0 {
+		m.system = nil
+	}
+}
+
 func (m *mailbox) run() {
 	var current any
 	defer func() {

@@ -21,6 +21,10 @@ type resident struct {
 
 const touchEvery = time.Second
 
+// tidyAfter is how long an aggregate is unused before it gives back what a burst
+// needed: as long as a busy one's commands stay in its window.
+const tidyAfter = 10 * time.Second
+
 func newResident(h *Host) *resident {
 	lru, err := simplelru.NewLRU[*grain, struct{}](math.MaxInt, nil) // the bound is kept by add
 	if err != nil {
@@ -109,8 +113,13 @@ func (r *resident) sweep() {
 		if idle == 0 {
 			idle = r.host.config.IdleAfter
 		}
-		if now-g.idleSince() >= idle && g.inflight.Load() == 0 {
+		since := g.idleSince()
+		switch unused := now - since; {
+		case g.inflight.Load() > 0:
+		case unused >= idle:
 			g.mailbox.PostUserMessage(passivate{})
+		case unused >= tidyAfter && g.tidied.Swap(int64(since)) != int64(since):
+			g.mailbox.PostUserMessage(tidy{})
 		}
 	}
 }

@@ -18,15 +18,15 @@ import (
 //	anything else ....................... under the lease, else behind the barrier (I7)
 func (h *Host) release(it *item) {
 	t, mode := it.grain.tenure, it.grain.def.Reads()
+	proven := it.result.Response.Receipt.Offset != 0
 	// The lease is looked at before the loss: whoever extends a lease past the
 	// loss of a partition has told us of the loss first.
-	leased := mode == aggregate.Lease && int64(h.clock.Now()) < h.leaseUntil.Load()
-	var failure *aggregate.Failure
+	leased := !proven && mode == aggregate.Lease && int64(h.clock.Now()) < h.leaseUntil.Load()
 	switch {
-	case it.result.Err != nil && errors.As(it.result.Err, &failure):
+	case isFailure(it.result.Err):
 		h.send(it)
 	case it.reveals && mode != aggregate.Strict && t.holding.Load() && t.hold(it):
-	case it.result.Response.Receipt.Offset != 0, mode == aggregate.Eventual:
+	case proven, mode == aggregate.Eventual:
 		h.send(it)
 	case t.lost.Load():
 		it.result = notOwner
@@ -36,6 +36,14 @@ func (h *Host) release(it *item) {
 	default:
 		h.barrier.add(it)
 	}
+}
+
+func isFailure(err error) bool {
+	if err == nil {
+		return false
+	}
+	var failure *aggregate.Failure
+	return errors.As(err, &failure)
 }
 
 // send answers the call, and those that were the same command.

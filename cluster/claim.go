@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -19,9 +20,19 @@ const moving = 4
 type claims struct {
 	node *Node
 	wake chan struct{} // capacity 1
+	turn sync.Mutex    // one round at a time: Stop does the last one
+
+	mu    sync.Mutex
+	holds map[persistence.Partition]time.Duration // until when replies are held (I8); inDoubt
 }
 
-func newClaims(n *Node) *claims { return &claims{node: n, wake: make(chan struct{}, 1)} }
+// inDoubt is the hold of a partition that we may have taken over without being
+// told. The store would name us as its previous owner.
+const inDoubt time.Duration = math.MaxInt64
+
+func newClaims(n *Node) *claims {
+	return &claims{node: n, wake: make(chan struct{}, 1), holds: map[persistence.Partition]time.Duration{}}
+}
 
 func (c *claims) poke() {
 	select {
@@ -37,9 +48,15 @@ func (c *claims) run() {
 		case <-c.node.done:
 			return
 		}
-		if life := c.node.life.Load(); life != nil && c.node.state() == persistence.Active {
-			c.work(c.node.ctx, life)
-		}
+		c.round()
+	}
+}
+
+func (c *claims) round() {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	if life := c.node.life.Load(); life != nil && !c.node.draining.Load() {
+		c.work(c.node.ctx, life)
 	}
 }
 
@@ -51,35 +68,37 @@ func (c *claims) work(ctx context.Context, life *life) {
 	if view == nil {
 		return
 	}
-	rows := n.table.Rows()
 	mode := partition.Balanced
 	if n.config.Sticky {
 		mode = partition.Sticky
 	}
-	moves := partition.Moves(rows, partition.Members(view.list), mode, life.id)
-	for _, row := range rows { // given to us, or held by us before a restart of the host
+	// Members and table are of one moment: news about partitions that came later
+	// may be the work of members that came later.
+	moves := partition.Moves(view.rows, partition.Members(view.list), mode, life.id)
+	for _, row := range n.table.Rows() { // given to us, or held by us before a restart of the host
 		if row.Owner == life.id && life.host.Epoch(row.Partition) == 0 {
 			moves = append(moves, partition.Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Owner, To: life.id})
 		}
 	}
-	c.each(ctx, moves, func(m partition.Move) {
-		if m.To == life.id {
+	c.each(moves, c.node.draining.Load, func(m partition.Move) {
+		switch {
+		case m.To == life.id:
 			c.claim(ctx, life, m)
-		} else {
+		case c.holding(m.Partition) <= 0: // it is given away when its hold is over
 			c.handOver(ctx, life, m)
 		}
 	})
 }
 
 // each runs the moves, a few at a time.
-func (c *claims) each(ctx context.Context, moves []partition.Move, do func(partition.Move)) {
+func (c *claims) each(moves []partition.Move, enough func() bool, do func(partition.Move)) {
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, moving)
 	for _, m := range moves {
-		if ctx.Err() != nil {
+		slots <- struct{}{}
+		if enough() {
 			break
 		}
-		slots <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-slots }()
 			do(m)
@@ -104,24 +123,76 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 		n.renewal.poke()
 		return
 	case err != nil:
+		c.setHold(m.Partition, inDoubt)
 		n.log.Warn("partition not claimed", "partition", m.Partition, "error", err)
 		return
 	}
-	var holdUntil time.Duration
-	if c.mayStillAnswer(life, &won) {
-		holdUntil = n.clock.Now() + time.Duration(float64(n.config.Lease)*(1+driftBound))
+	if won.Previous != "" && won.Previous != life.id && !won.Released {
+		n.log.Warn("DEBUG takeover", "won", won, "m", m, "view", n.view.Load().list)
 		n.stats.takeovers.Add(1)
 	}
 	n.stats.claims.Add(1)
+	holdUntil := c.holdUntil(life, &won)
+	c.setHold(won.Partition, holdUntil)
 	life.host.Own(won, holdUntil)
 	n.learn(persistence.Ownership{Partition: won.Partition, Epoch: won.Epoch, Owner: life.id})
 }
 
-// mayStillAnswer reports whether the previous owner could be alive and answer
-// from memory under its lease (I8): not if there was none, it was ourselves, it
-// gave the partition away, or it is proven dead.
-func (c *claims) mayStillAnswer(life *life, won *persistence.Tenure) bool {
-	return won.Previous != "" && won.Previous != life.id && !won.Released && !c.node.deaths.proven(won.Previous)
+// holdUntil is when no previous owner can answer from memory under a lease any
+// more (I8); 0 when none can now.
+//
+//	never owned, or released ... 0: who releases has waited for the end of its own hold
+//	ourselves .................. the hold of our last tenure goes on
+//	proven dead ................ it may have held back itself, because of a node that was
+//	                             evicted before: until all of those are silent
+//	anybody else ............... until its lease has certainly run out
+func (c *claims) holdUntil(life *life, won *persistence.Tenure) time.Duration {
+	n := c.node
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	mine := c.holds[won.Partition]
+	switch {
+	case won.Previous == "" || won.Released:
+		return 0
+	case won.Previous == life.id && mine != inDoubt:
+		return mine
+	case n.deaths.proven(won.Previous):
+		return n.deaths.lastLapse()
+	}
+	if at, known := n.deaths.lapsed(won.Previous); known {
+		return max(at, n.deaths.lastLapse())
+	}
+	return n.clock.Now() + n.leaseElsewhere()
+}
+
+func (c *claims) setHold(p persistence.Partition, until time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holds[p] = until
+}
+
+// holding is how much longer a partition's replies are held.
+func (c *claims) holding(p persistence.Partition) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until := c.holds[p]
+	if until == inDoubt {
+		return 0 // it is not served, so nothing of it was answered
+	}
+	return until - c.node.clock.Now()
+}
+
+// outlast waits for the end of all holds, at most a lease.
+func (c *claims) outlast(life *life) {
+	var last time.Duration
+	for _, f := range life.host.Owned() {
+		last = max(last, c.holding(f.Partition))
+	}
+	if last > 0 {
+		over := make(chan struct{})
+		c.node.clock.AfterFunc(last, func() { close(over) })
+		<-over
+	}
 }
 
 // handOver drains a partition and gives it to another node.

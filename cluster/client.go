@@ -43,6 +43,9 @@ func (n *Node) deliver(ctx context.Context, request *aggregate.Request) (aggrega
 	d := delivery{
 		node: n, ctx: ctx, request: request, stream: stream, partition: persistence.PartitionOf(stream, n.partitions),
 	}
+	if err := ctx.Err(); err != nil {
+		return aggregate.Response{}, aggregate.NotDone(aggregate.ReasonDeadline, err)
+	}
 	result := d.attempt()
 	if result.Err != nil && d.again(&result) {
 		result = d.persist(result)

@@ -145,13 +145,19 @@ func (r requests) RequestFuture(identity, kind string, message any, options ...p
 	for _, o := range options {
 		o(&config)
 	}
-	future := proto.NewFuture(r.node.system, config.Timeout)
-	r.node.background.Go(func() {
+	n := r.node
+	n.peers.mu.RLock() // Stop waits for no goroutine that is started later
+	defer n.peers.mu.RUnlock()
+	if n.peers.closed {
+		return nil, aggregate.NotDone(aggregate.ReasonStopping, nil)
+	}
+	future := proto.NewFuture(n.system, config.Timeout)
+	n.background.Go(func() {
 		result, err := r.Request(identity, kind, message, options...)
 		if err != nil {
 			result = err
 		}
-		r.node.system.Root.Send(future.PID(), result)
+		n.system.Root.Send(future.PID(), result)
 	})
 	return future, nil
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/ingrain-go/ingrain/persistence"
@@ -33,18 +34,32 @@ type renewal struct {
 	node  *Node
 	hints chan struct{} // capacity 1: look at once
 
-	// owned by the loop
+	mu      sync.Mutex // one round at a time: Stop does the last one
 	watched map[persistence.NodeID]*watched
 }
 
 // watched is what the loop remembers of another node.
 type watched struct {
 	renewals  int64
-	unchanged int // of our renewals in a row
+	seenAt    time.Duration // when this many renewals were first seen
+	unchanged int           // of our renewals since, at their usual distance
+	lookedAt  time.Duration // when unchanged was last counted
 }
 
 func newRenewal(n *Node) *renewal {
 	return &renewal{node: n, hints: make(chan struct{}, 1), watched: map[persistence.NodeID]*watched{}}
+}
+
+// look takes in a node's counter. Renewals that follow each other faster than
+// usual, after hints, say nothing about others and count once.
+func (w *watched) look(renewals int64, now, every time.Duration) {
+	switch {
+	case renewals != w.renewals:
+		*w = watched{renewals: renewals, seenAt: now, lookedAt: now}
+	case now-w.lookedAt >= every*3/4:
+		w.unchanged++
+		w.lookedAt = now
+	}
 }
 
 // poke asks for a look at the view before its time.
@@ -61,7 +76,7 @@ const deathWatch = 50 * time.Millisecond
 
 func (r *renewal) run() {
 	n := r.node
-	every := n.config.Lease / renewalsPerLease
+	every := n.renewEvery()
 	next := n.clock.Now() + every
 	for {
 		due := make(chan struct{})
@@ -69,6 +84,9 @@ func (r *renewal) run() {
 		select {
 		case <-due:
 			if n.clock.Now() < next && !r.deathSeen() {
+				if r.orphans() {
+					r.look(n.ctx)
+				}
 				continue
 			}
 		case <-r.hints:
@@ -96,8 +114,42 @@ func (r *renewal) deathSeen() bool {
 	return false
 }
 
+// orphans reports whether a partition is in the hands of nobody who lives: then
+// its new owner is awaited.
+func (r *renewal) orphans() bool {
+	n := r.node
+	for p := range n.partitions {
+		if _, ok := n.member(n.table.Owner(persistence.Partition(p)).Owner); !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// look reads the view without renewing anything.
+func (r *renewal) look(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.node
+	life := n.life.Load()
+	if life == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.config.Lease)
+	defer cancel()
+	if view, err := n.store.View(ctx); err == nil { // the next renewal reports what is wrong
+		r.confirm(life, view)
+		n.observe(view)
+		n.claims.poke()
+	}
+}
+
+func (n *Node) renewEvery() time.Duration { return n.config.Lease / renewalsPerLease }
+
 // renew does one round.
 func (r *renewal) renew(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	n := r.node
 	life := n.life.Load()
 	ctx, cancel := context.WithTimeout(ctx, n.config.Lease)
@@ -149,6 +201,7 @@ func (r *renewal) ours(life *life, row persistence.Ownership) bool {
 // have not renewed for as long as we did.
 func (r *renewal) bury(ctx context.Context, life *life, view persistence.View) {
 	n := r.node
+	now := n.clock.Now()
 	present := map[persistence.NodeID]bool{}
 	for _, other := range view.Nodes {
 		present[other.ID] = true
@@ -157,14 +210,10 @@ func (r *renewal) bury(ctx context.Context, life *life, view persistence.View) {
 		}
 		w := r.watched[other.ID]
 		if w == nil {
-			w = &watched{renewals: other.Renewals}
+			w = &watched{renewals: other.Renewals, seenAt: now, lookedAt: now}
 			r.watched[other.ID] = w
 		}
-		if other.Renewals != w.renewals {
-			w.renewals, w.unchanged = other.Renewals, 0
-		} else {
-			w.unchanged++
-		}
+		w.look(other.Renewals, now, n.renewEvery())
 		proven := n.deaths.prove(&other)
 		if !proven && w.unchanged < suspicion {
 			continue
@@ -175,6 +224,9 @@ func (r *renewal) bury(ctx context.Context, life *life, view persistence.View) {
 			continue
 		}
 		if evicted {
+			if !proven { // it renewed for the last time before we first saw that it had
+				n.deaths.lapse(other.ID, w.seenAt+n.leaseElsewhere())
+			}
 			n.stats.evictions.Add(1)
 			n.log.Info("node evicted", "victim", other.ID, "proven dead", proven)
 		}
@@ -193,7 +245,10 @@ func (n *Node) observe(view persistence.View) {
 	for _, node := range view.Nodes {
 		nodes[node.ID] = node
 	}
-	previous := n.view.Swap(&membershipView{nodes: nodes, list: view.Nodes})
+	previous := n.view.Swap(&membershipView{nodes: nodes, list: view.Nodes, rows: view.Partitions})
+	if previous != nil {
+		n.mourn(previous.list, nodes)
+	}
 	changed := len(n.table.Update(view)) > 0
 	if previous == nil || !previous.sameMembers(view.Nodes) {
 		changed = true
@@ -207,6 +262,21 @@ func (n *Node) observe(view persistence.View) {
 	}
 }
 
+// mourn takes note of the members that a view does not have any more. What they
+// may still answer from memory is over one lease from now, if it is not already.
+func (n *Node) mourn(before []persistence.Node, now map[persistence.NodeID]persistence.Node) {
+	for _, gone := range before {
+		if _, ok := now[gone.ID]; !ok && !n.deaths.prove(&gone) {
+			n.deaths.lapse(gone.ID, n.clock.Now()+n.leaseElsewhere())
+		}
+	}
+}
+
+// leaseElsewhere is how long, by our clock, a lease of another node can last.
+func (n *Node) leaseElsewhere() time.Duration {
+	return time.Duration(float64(n.config.Lease) * (1 + driftBound))
+}
+
 // learn takes in one row of the table, from a peer or from our own doing.
 func (n *Node) learn(row persistence.Ownership) {
 	if n.table.Learn(row) {
@@ -214,10 +284,11 @@ func (n *Node) learn(row persistence.Ownership) {
 	}
 }
 
-// membershipView is the members of one view. It is immutable.
+// membershipView is one view of the store. It is immutable.
 type membershipView struct {
 	nodes map[persistence.NodeID]persistence.Node
 	list  []persistence.Node
+	rows  []persistence.Ownership
 }
 
 func (v *membershipView) sameMembers(list []persistence.Node) bool {

@@ -49,6 +49,7 @@ type Node struct {
 	view   atomic.Pointer[membershipView]
 	news   *bulletin
 	life   atomic.Pointer[life] // nil between two incarnations
+	name   atomic.Value         // persistence.NodeID of the last incarnation, over or not
 	deaths *deaths
 	peers  peers
 	calls  remoteCalls
@@ -77,6 +78,9 @@ type life struct {
 	id   persistence.NodeID
 	host *actor.Host
 	lock *os.File // nil when there is none
+
+	unlockOnce sync.Once
+	unlockErr  error
 }
 
 // Start joins the cluster of the store, or founds it. ctx bounds the joining, not
@@ -105,7 +109,7 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	n.table = partition.NewTable(n.partitions)
 	n.deaths = newDeaths(n.config.LockDir)
 	n.peers.byID = map[persistence.NodeID]*peer{}
-	n.calls.calls = map[uint64]*remoteCall{}
+	n.calls.calls, n.calls.next = map[uint64]*remoteCall{}, rand.Uint64()
 	n.renewal, n.claims = newRenewal(n), newClaims(n)
 	unpublish, err := n.publish()
 	if err != nil {
@@ -123,12 +127,12 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 		n.network, n.cluster = network, network.cluster
 	}
 	if n.address, err = n.network.Start(n); err != nil {
-		n.network.Stop()
-		return nil, errors.Join(err, unpublish())
+		return nil, errors.Join(err, n.end())
 	}
+	// whoever was evicted before we came may answer until its lease is over
+	n.deaths.latest = n.clock.Now() + n.leaseElsewhere()
 	if err := n.join(ctx); err != nil {
-		n.network.Stop()
-		return nil, errors.Join(fmt.Errorf("cluster: join: %w", err), unpublish())
+		return nil, errors.Join(fmt.Errorf("cluster: join: %w", err), n.end())
 	}
 	n.renewal.renew(ctx)
 	n.background.Go(n.renewal.run)
@@ -170,6 +174,7 @@ func (n *Node) join(ctx context.Context) error {
 	if err := n.store.Join(ctx, member); err != nil {
 		return errors.Join(err, life.host.Stop(ctx), life.unlock())
 	}
+	n.name.Store(id)
 	n.life.Store(life)
 	return nil
 }
@@ -201,6 +206,7 @@ func (n *Node) abandonLife(l *life) {
 		n.log.Warn("evicted incarnation ended with calls in flight", "error", err)
 	}
 	n.deaths.note(l.id)
+	n.endSessions() // the others do not know us any more and drop their replies
 	if err := l.unlock(); err != nil {
 		n.log.Warn("lock file not removed", "error", err)
 	}
@@ -208,11 +214,12 @@ func (n *Node) abandonLife(l *life) {
 
 // unlock gives up the lock file of an incarnation that is over.
 func (l *life) unlock() error {
-	if l.lock == nil {
-		return nil
-	}
-	err := os.Remove(l.lock.Name())
-	return errors.Join(err, l.lock.Close())
+	l.unlockOnce.Do(func() {
+		if l.lock != nil {
+			l.unlockErr = errors.Join(os.Remove(l.lock.Name()), l.lock.Close())
+		}
+	})
+	return l.unlockErr
 }
 
 func (n *Node) state() persistence.NodeState {
@@ -242,16 +249,26 @@ func (n *Node) Stop(ctx context.Context) error {
 func (n *Node) stop(ctx context.Context) error {
 	n.draining.Store(true)
 	var errs []error
-	life := n.life.Load()
+	if n.life.Load() != nil {
+		n.renewal.renew(ctx) // the others know, and we know who they are
+	}
+	life := n.life.Load() // there is no other to come
 	if life != nil {
-		if view, err := n.store.Renew(ctx, life.id, persistence.Draining); err == nil {
-			n.observe(view) // the others know, and we know who they are
-		}
 		errs = append(errs, n.evacuate(ctx, life), life.host.Stop(ctx))
 		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		errs = append(errs, n.store.Leave(leave, life.id))
 		cancel()
 	}
+	errs = append(errs, n.end())
+	if life != nil {
+		errs = append(errs, life.unlock())
+	}
+	n.log.Info("node stopped", "node", n.ID())
+	return errors.Join(errs...)
+}
+
+// end stops what Start has started, but for the incarnation.
+func (n *Node) end() error {
 	close(n.done)
 	n.cancel()
 	n.peers.mu.Lock()
@@ -259,16 +276,14 @@ func (n *Node) stop(ctx context.Context) error {
 	n.peers.mu.Unlock()
 	n.background.Wait()
 	n.network.Stop()
-	if life != nil {
-		errs = append(errs, life.unlock())
-	}
-	errs = append(errs, n.unpublish())
-	n.log.Info("node stopped", "node", n.ID())
-	return errors.Join(errs...)
+	return n.unpublish()
 }
 
 // evacuate hands every partition to the nodes that stay.
 func (n *Node) evacuate(ctx context.Context, life *life) error {
+	n.claims.turn.Lock()
+	defer n.claims.turn.Unlock()
+	n.claims.outlast(life) // what is released needs no hold
 	view := n.view.Load()
 	if view == nil {
 		return nil
@@ -280,7 +295,7 @@ func (n *Node) evacuate(ctx context.Context, life *life) error {
 		}
 	}
 	moves := partition.Moves(n.table.Rows(), members, partition.Balanced, life.id)
-	n.claims.each(ctx, moves, func(m partition.Move) {
+	n.claims.each(moves, func() bool { return ctx.Err() != nil }, func(m partition.Move) {
 		if m.From == life.id {
 			n.claims.handOver(ctx, life, m)
 		}

@@ -126,7 +126,8 @@ func (p *peer) pack() *wire.Envelope {
 	if len(p.calls)+len(p.replies)+len(p.moved) == 0 {
 		return nil
 	}
-	e := &wire.Envelope{From: string(p.node.ID()), To: string(p.id), Address: p.node.address, Session: p.session}
+	name, _ := p.node.name.Load().(persistence.NodeID)
+	e := &wire.Envelope{From: string(name), To: string(p.id), Address: p.node.address, Session: p.session}
 	bytes := 0
 	fits := func(size int) bool {
 		ok := bytes == 0 || bytes+size <= packBytes
@@ -218,6 +219,15 @@ func (n *Node) peersAt(address string) []*peer {
 		}
 	}
 	return list
+}
+
+// endSessions gives up all calls to other nodes that are not answered.
+func (n *Node) endSessions() {
+	n.peers.mu.RLock()
+	defer n.peers.mu.RUnlock()
+	for _, p := range n.peers.byID {
+		p.endSession()
+	}
 }
 
 // dropPeers forgets nodes that are no members any more. Calls to them are lost:

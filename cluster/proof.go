@@ -22,15 +22,20 @@ type deaths struct {
 	host string // this machine, in its present boot; empty when unknown
 	dir  string
 
-	mu   sync.Mutex
-	dead map[persistence.NodeID]struct{}
+	mu     sync.Mutex
+	dead   map[persistence.NodeID]struct{}
+	lapses map[persistence.NodeID]time.Duration // when the last lease of a node that is no member has run out
+	latest time.Duration                        // of all lapses there ever were
 }
 
 func newDeaths(dir string) *deaths {
 	if dir == "" {
 		dir = filepath.Join(os.TempDir(), fmt.Sprintf("ingrain-%d", os.Getuid()))
 	}
-	return &deaths{host: thisHost(), dir: dir, dead: map[persistence.NodeID]struct{}{}}
+	return &deaths{
+		host: thisHost(), dir: dir, dead: map[persistence.NodeID]struct{}{},
+		lapses: map[persistence.NodeID]time.Duration{},
+	}
 }
 
 // thisHost names the machine and its boot: locks mean nothing across either.
@@ -101,6 +106,42 @@ func (d *deaths) note(id persistence.NodeID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.dead[id] = struct{}{}
+}
+
+// lapse records when a node that is no member any more, but not proven dead, has
+// certainly ceased to answer under its lease.
+func (d *deaths) lapse(id persistence.NodeID, at time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, known := d.lapses[id]; known || id == "" {
+		return
+	}
+	for other, lapsed := range d.lapses {
+		if at-lapsed > lapseLife {
+			delete(d.lapses, other)
+		}
+	}
+	d.lapses[id] = at
+	d.latest = max(d.latest, at)
+}
+
+// lapseLife is how long a lapse is remembered. Whoever is forgotten is held for
+// a whole lease again.
+const lapseLife = time.Hour
+
+// lapsed tells when a node has ceased to answer, if that is known.
+func (d *deaths) lapsed(id persistence.NodeID) (at time.Duration, known bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, known = d.lapses[id]
+	return at, known
+}
+
+// lastLapse tells when all nodes that are members no more have ceased to answer.
+func (d *deaths) lastLapse() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.latest
 }
 
 func (d *deaths) proven(id persistence.NodeID) bool {

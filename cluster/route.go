@@ -20,7 +20,9 @@ type remoteCall struct {
 	done    chan *wire.Reply // capacity 1; nil means that the connection is gone
 }
 
-// remoteCalls are all calls of this node to others, by number.
+// remoteCalls are all calls of this node to others, by number. The numbers begin
+// anywhere: a late reply to a process that had our address before us must not
+// fit a call of ours.
 type remoteCalls struct {
 	mu    sync.Mutex
 	next  uint64

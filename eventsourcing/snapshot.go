@@ -28,16 +28,12 @@ func EncodeSnapshot(d *aggregate.Definition, stream persistence.Stream, version 
 	if err != nil {
 		return persistence.Snapshot{}, fmt.Errorf("encode state of %s: %w", stream, err)
 	}
-	stored := *window
-	if stored.Len() > windowStored {
-		stored.keep(windowStored)
-	}
-	handled := stored.Handled()
+	handled, floor := window.newest(windowStored)
 	b := make([]byte, 0, len(state)+32+24*len(handled))
 	b = append(b, snapshotFormat)
 	b = binary.AppendUvarint(b, uint64(len(state)))
 	b = append(b, state...)
-	b = binary.AppendUvarint(b, uint64(stored.floor))
+	b = binary.AppendUvarint(b, uint64(floor))
 	b = binary.AppendUvarint(b, uint64(len(handled)))
 	for _, h := range handled {
 		b = append(b, h.Command[:]...)

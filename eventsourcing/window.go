@@ -10,12 +10,14 @@ import (
 // The size of a deduplication window. An id that fell out of the window is not
 // forgotten, only slower to recognise: see [Window.Find].
 const (
-	// windowMin is how many commands a window always remembers.
+	// windowMin is how many commands the window of an aggregate in use remembers.
 	windowMin = 32
 	// windowMax bounds what it remembers of a busy aggregate.
 	windowMax = 8192
 	// windowSpan is how long a busy aggregate's commands stay, in milliseconds.
 	windowSpan = 10_000
+	// windowIdle is how many an idle aggregate remembers.
+	windowIdle = 16
 	// windowStored is how many go into a snapshot.
 	windowStored = 128
 )
@@ -128,8 +130,8 @@ func (w *Window) Reaches(after persistence.Version) bool {
 
 // Trim gives back the memory of a burst: it forgets all but the newest few.
 func (w *Window) Trim() {
-	if len(w.ring) > windowMin {
-		w.keep(windowMin)
+	if len(w.ring) > windowIdle {
+		w.keep(windowIdle)
 	}
 }
 
@@ -141,14 +143,26 @@ func (w *Window) Handled() []Handled {
 // Len is how many commands are remembered.
 func (w *Window) Len() int { return len(w.ring) }
 
+// keep forgets all but the newest n.
 func (w *Window) keep(n int) {
-	all := w.Handled()
-	for _, h := range all[:len(all)-n] {
-		w.floor = max(w.floor, millis(h.Command))
-	}
-	w.ring, w.start = slices.Clone(all[len(all)-n:]), 0
-	w.index = nil
+	w.ring, w.floor = w.newest(n)
+	w.start, w.index = 0, nil
 	w.reindex()
+}
+
+// newest copies the newest n, oldest first, and returns what the floor would be
+// without the others.
+func (w *Window) newest(n int) ([]Handled, int64) {
+	floor, size := w.floor, len(w.ring)
+	n = min(n, size)
+	for i := range size - n {
+		floor = max(floor, millis(w.ring[(w.start+i)%size].Command))
+	}
+	kept := make([]Handled, 0, n)
+	for i := size - n; i < size; i++ {
+		kept = append(kept, w.ring[(w.start+i)%size])
+	}
+	return kept, floor
 }
 
 func (w *Window) reindex() {

@@ -21,8 +21,9 @@ import (
 // All methods are safe for concurrent use. All methods honour ctx; a cancelled
 // Append either happened as a whole or left nothing behind, and reports
 // [ErrUnknownOutcome] when the store cannot tell which. Errors other than the
-// ones named at each method mean that the store could not be asked; for
-// everything except Append they imply nothing was written.
+// ones named at each method mean that the store gave no answer. A call other
+// than Append may nevertheless have happened: all of them are compare-and-set
+// or harmless to repeat, so the caller looks at the store again.
 type Store interface {
 	Log
 	Snapshots

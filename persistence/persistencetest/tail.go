@@ -105,7 +105,7 @@ func tailDuringAppends(t *testing.T, h Harness, fight bool) {
 	readErrs := make([]error, readers)
 	for i := range results {
 		results[i] = newReader(third)
-		following.Go(func() { readErrs[i] = follow(t.Context(), results[i], writing) })
+		following.Go(func() { readErrs[i] = follow(t.Context(), results[i], func() bool { return writing.Err() != nil }) })
 	}
 	writers.Wait()
 	stop()
@@ -138,9 +138,9 @@ func tailDuringAppends(t *testing.T, h Harness, fight bool) {
 }
 
 // follow reads until writing has stopped and nothing is left.
-func follow(ctx context.Context, r *reader, writing context.Context) error {
+func follow(ctx context.Context, r *reader, stop func() bool) error {
 	for {
-		stopped := writing.Err() != nil // asked before the poll: what that misses was never written
+		stopped := stop() // asked before the poll: what that misses was never written
 		n, err := r.poll(ctx)
 		if err != nil || n == 0 && stopped {
 			return err

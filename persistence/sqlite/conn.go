@@ -160,16 +160,13 @@ func (s *stmt) query(each func(row) error) (err error) {
 		s.row = make(row, len(rows.Columns()))
 	}
 	for {
-		switch err := rows.Next(s.row); err {
-		case nil:
-		case io.EOF:
-			return nil
-		default:
-			return err
+		err := rows.Next(s.row)
+		if err == nil {
+			err = each(s.row)
 		}
-		switch err := each(s.row); err {
-		case nil:
-		case errStop:
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF), errors.Is(err, errStop):
 			return nil
 		default:
 			return err

@@ -74,13 +74,6 @@ func (o *owner) batch(commits ...*persistence.Commit) *persistence.Batch {
 	return batch
 }
 
-// append sends the commits in one batch and keeps the heads.
-func (o *owner) append(t testing.TB, commits ...*persistence.Commit) {
-	t.Helper()
-	o.store.Append(t.Context(), o.batch(commits...))
-	o.settle(commits)
-}
-
 func (o *owner) settle(commits []*persistence.Commit) {
 	for _, c := range commits {
 		if c.Err == nil && len(c.Events) > 0 {

@@ -196,8 +196,10 @@ func TestUndoneBatchIsForgottenWhenTheHeadsMeet(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	one, other := openAt(t, dir, defaultWALLimits), openAt(t, dir, defaultWALLimits)
 	n := joined(t, one, "node")
-	failCommit(one, "")
-	require.ErrorIs(t, n.append(ctx, one, write("a", 0, 3)), persistence.ErrUnknownOutcome)
+	boom := failCommit(one, "")
+	err := n.append(ctx, one, write("a", 0, 3))
+	require.ErrorIs(t, err, boom)
+	require.ErrorIs(t, err, persistence.ErrUnknownOutcome)
 	require.NoError(t, n.append(ctx, other, write("b", 0, 3)))
 	requireConflict(t, n.append(ctx, one, write("a", 3, 1)), 3, 0)
 }

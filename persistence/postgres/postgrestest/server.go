@@ -75,7 +75,7 @@ func Start(ctx context.Context, dir string) (_ *Server, err error) {
 	}
 	defer func() {
 		if err != nil {
-			s.remove()
+			err = errors.Join(err, s.remove())
 		}
 	}()
 	// A socket's path may be no longer than 107 bytes, so it gets its own place.
