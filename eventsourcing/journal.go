@@ -154,15 +154,12 @@ func (l *Loaded) fold(t Target, events []persistence.Event) {
 // stand next to each other.
 func (l *Loaded) remember(e *persistence.Event) {
 	id := aggregate.CommandID(e.Command)
-	w := &l.Window
-	if n := len(w.ring); n > 0 {
-		if last := &w.ring[(w.start+n-1)%n]; last.Command == id {
-			last.Version, last.Offset = e.Version, e.Offset
-			last.Events++
-			return
-		}
+	if last := l.Window.last(); last != nil && last.Command == id {
+		last.Version, last.Offset = e.Version, e.Offset
+		last.Events++
+		return
 	}
-	w.Add(Handled{Command: id, Version: e.Version, Offset: e.Offset, Events: 1})
+	l.Window.Add(Handled{Command: id, Version: e.Version, Offset: e.Offset, Events: 1})
 }
 
 // evolve applies a stored event. A panic in a codec or in Evolve becomes an

@@ -28,7 +28,7 @@ func EncodeSnapshot(d *aggregate.Definition, stream persistence.Stream, version 
 	if err != nil {
 		return persistence.Snapshot{}, fmt.Errorf("encode state of %s: %w", stream, err)
 	}
-	handled, floor := window.newest(windowStored)
+	handled, floor := window.stored(windowStored)
 	b := make([]byte, 0, len(state)+32+24*len(handled))
 	b = append(b, snapshotFormat)
 	b = binary.AppendUvarint(b, uint64(len(state)))
@@ -62,25 +62,24 @@ func decodeSnapshot(d *aggregate.Definition, s *persistence.Snapshot) (_ aggrega
 	}
 	r := reader{rest: b[1:]}
 	state := r.bytes(int(min(r.uvarint(), 1<<40)))
-	window := Window{floor: int64(r.uvarint())}
-	n := r.uvarint()
+	floor, n := int64(r.uvarint()), r.uvarint()
+	var handled []Handled
 	for i := uint64(0); i < n && !r.bad; i++ {
 		var h Handled
 		copy(h.Command[:], r.bytes(len(h.Command)))
 		h.Version = persistence.Version(r.uvarint())
 		h.Events = int(r.uvarint())
 		h.Offset = persistence.Offset(r.uvarint())
-		window.ring = append(window.ring, h)
+		handled = append(handled, h)
 	}
 	if r.bad || len(r.rest) > 0 {
 		return nil, Window{}, errSnapshot
 	}
-	window.reindex()
 	instance := d.NewInstance()
 	if err = instance.Restore(StateCodec(d), state); err != nil {
 		return nil, Window{}, fmt.Errorf("decode state: %w", err)
 	}
-	return instance, window, nil
+	return instance, restoreWindow(handled, floor), nil
 }
 
 type reader struct {

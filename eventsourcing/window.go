@@ -1,8 +1,6 @@
 package eventsourcing
 
 import (
-	"slices"
-
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -13,9 +11,9 @@ const (
 	// windowMin is how many commands the window of an aggregate in use remembers.
 	windowMin = 32
 	// windowMax bounds what it remembers of a busy aggregate.
-	windowMax = 8192
+	windowMax = 4096
 	// windowSpan is how long a busy aggregate's commands stay, in milliseconds.
-	windowSpan = 10_000
+	windowSpan = 5_000
 	// windowIdle is how many an idle aggregate remembers.
 	windowIdle = 16
 	// windowStored is how many go into a snapshot.
@@ -34,14 +32,25 @@ type Handled struct {
 }
 
 // Window remembers an aggregate's recent commands, so that a command delivered
-// again has no second effect (I5). It is a ring in order of execution. The zero
+// again has no second effect (I5). It is a queue in order of execution. The zero
 // value is an empty window. It is not safe for concurrent use.
+//
+// It is made for the usual case, a new id that is younger than all it has seen:
+// to tell that takes one comparison. The index is only filled when an id has to
+// be looked for.
 type Window struct {
-	ring  []Handled // oldest at start
-	start int
-	index map[aggregate.CommandID]int32 // place in ring; only above windowMin
-	// floor is the newest creation time, in milliseconds, of an id that fell out
-	// of the window: an id at or below it may be one of those.
+	ring  []Handled // of a power of two places
+	first uint64    // number of the oldest; numbers are given in order of execution
+	next  uint64    // number that the next one gets
+	// index is the number of each command below indexed; only above windowMin.
+	index   map[aggregate.CommandID]uint64
+	indexed uint64
+	// settled is the number below which nothing is in flight any more.
+	settled uint64
+	// newest is the youngest creation time, in milliseconds, of any id seen.
+	newest int64
+	// floor is the same of the ids that fell out of the window: an id at or below
+	// it may be one of those.
 	floor int64
 }
 
@@ -60,125 +69,155 @@ const (
 
 // Find looks an id up.
 func (w *Window) Find(id aggregate.CommandID) (Handled, Verdict) {
-	if w.index != nil {
-		if i, ok := w.index[id]; ok {
-			return w.ring[i], Seen
-		}
-	} else {
-		for i := range w.ring {
-			if w.ring[i].Command == id {
-				return w.ring[i], Seen
-			}
-		}
+	at := millis(id)
+	if at > w.newest && at > w.floor {
+		return Handled{}, New
 	}
-	if millis(id) <= w.floor {
+	if number, ok := w.number(id); ok {
+		return *w.at(number), Seen
+	}
+	if at <= w.floor {
 		return Handled{}, Unsure
 	}
 	return Handled{}, New
 }
 
-// Add remembers a command that was just executed.
-func (w *Window) Add(h Handled) {
-	n := len(w.ring)
-	if n >= windowMin {
-		oldest := &w.ring[w.start]
-		if n >= windowMax || millis(h.Command)-millis(oldest.Command) > windowSpan {
-			w.forget(oldest.Command)
-			*oldest = h
-			if w.index != nil {
-				w.index[h.Command] = int32(w.start)
+// number finds the place of an id that is remembered.
+func (w *Window) number(id aggregate.CommandID) (uint64, bool) {
+	if w.Len() <= windowMin {
+		for n := w.next; n > w.first; n-- {
+			if w.at(n-1).Command == id {
+				return n - 1, true
 			}
-			w.start = (w.start + 1) % n
-			return
 		}
+		return 0, false
 	}
-	if w.start != 0 { // make the ring start at 0 before it grows
-		w.ring = slices.Concat(w.ring[w.start:], w.ring[:w.start])
-		w.start = 0
-		w.reindex()
+	if w.index == nil {
+		w.index = make(map[aggregate.CommandID]uint64, w.Len())
 	}
-	w.ring = append(w.ring, h)
-	switch {
-	case w.index != nil:
-		w.index[h.Command] = int32(n)
-	case n == windowMin:
-		w.reindex()
+	for n := max(w.indexed, w.first); n < w.next; n++ {
+		w.index[w.at(n).Command] = n
 	}
+	w.indexed = w.next
+	n, ok := w.index[id]
+	return n, ok
 }
 
-// Settle records where the commit of a command went.
-func (w *Window) Settle(id aggregate.CommandID, offset persistence.Offset) {
-	if w.index != nil {
-		if i, ok := w.index[id]; ok {
-			w.ring[i].Offset = offset
+func (w *Window) at(number uint64) *Handled { return &w.ring[number&uint64(len(w.ring)-1)] }
+
+// Add remembers a command that was just executed. It makes room by forgetting
+// at most two, so that the window of a burst becomes small again.
+func (w *Window) Add(h Handled) {
+	at := millis(h.Command)
+	for range 2 {
+		if n := w.Len(); n < windowMin || n < windowMax && at-millis(w.at(w.first).Command) <= windowSpan {
+			break
 		}
-		return
+		w.forget()
 	}
-	for i := len(w.ring) - 1; i >= 0; i-- {
-		if w.ring[i].Command == id {
-			w.ring[i].Offset = offset
-			return
-		}
+	if w.Len() == len(w.ring) {
+		w.resize(max(8, 2*len(w.ring)))
+	}
+	*w.at(w.next) = h
+	w.next++
+	w.newest = max(w.newest, at)
+}
+
+// forget drops the oldest.
+func (w *Window) forget() {
+	oldest := w.at(w.first)
+	w.floor = max(w.floor, millis(oldest.Command))
+	if w.first < w.indexed {
+		delete(w.index, oldest.Command)
+	}
+	w.first++
+}
+
+// resize moves the window to a ring of n places, a power of two.
+func (w *Window) resize(n int) {
+	ring := make([]Handled, n)
+	for i := w.first; i < w.next; i++ {
+		ring[i&uint64(n-1)] = *w.at(i)
+	}
+	w.ring = ring
+}
+
+// last is the newest entry; nil when there is none.
+func (w *Window) last() *Handled {
+	if w.Len() == 0 {
+		return nil
+	}
+	return w.at(w.next - 1)
+}
+
+// Settle records where the commit of a command went. Commits settle in the order
+// of execution.
+func (w *Window) Settle(id aggregate.CommandID, offset persistence.Offset) {
+	n := max(w.settled, w.first)
+	for n < w.next && w.at(n).Command != id {
+		n++
+	}
+	if n < w.next {
+		w.at(n).Offset = offset
+		w.settled = n + 1
 	}
 }
 
 // Reaches reports whether everything that was executed after a version is still
 // remembered in particular.
 func (w *Window) Reaches(after persistence.Version) bool {
-	return len(w.ring) == 0 || w.ring[w.start].Version <= after || w.floor == 0
+	return w.Len() == 0 || w.at(w.first).Version <= after || w.floor == 0
 }
 
 // Trim gives back the memory of a burst: it forgets all but the newest few.
 func (w *Window) Trim() {
-	if len(w.ring) > windowIdle {
-		w.keep(windowIdle)
+	for w.Len() > windowIdle {
+		w.forget()
 	}
+	if len(w.ring) > windowIdle {
+		w.resize(windowIdle)
+	}
+	w.index, w.indexed = nil, w.first
 }
 
 // Handled returns the window's content, oldest first.
 func (w *Window) Handled() []Handled {
-	return slices.Concat(w.ring[w.start:], w.ring[:w.start])
+	all, _ := w.stored(w.Len())
+	return all
 }
 
 // Len is how many commands are remembered.
-func (w *Window) Len() int { return len(w.ring) }
+func (w *Window) Len() int { return int(w.next - w.first) }
 
-// keep forgets all but the newest n.
-func (w *Window) keep(n int) {
-	w.ring, w.floor = w.newest(n)
-	w.start, w.index = 0, nil
-	w.reindex()
-}
-
-// newest copies the newest n, oldest first, and returns what the floor would be
+// stored copies the newest n, oldest first, and returns what the floor would be
 // without the others.
-func (w *Window) newest(n int) ([]Handled, int64) {
-	floor, size := w.floor, len(w.ring)
-	n = min(n, size)
-	for i := range size - n {
-		floor = max(floor, millis(w.ring[(w.start+i)%size].Command))
+func (w *Window) stored(n int) ([]Handled, int64) {
+	floor, from := w.floor, w.next-uint64(min(n, w.Len()))
+	for i := w.first; i < from; i++ {
+		floor = max(floor, millis(w.at(i).Command))
 	}
 	kept := make([]Handled, 0, n)
-	for i := size - n; i < size; i++ {
-		kept = append(kept, w.ring[(w.start+i)%size])
+	for i := from; i < w.next; i++ {
+		kept = append(kept, *w.at(i))
 	}
 	return kept, floor
 }
 
-func (w *Window) reindex() {
-	if len(w.ring) <= windowMin {
-		w.index = nil
-		return
+// restoreWindow undoes stored.
+func restoreWindow(handled []Handled, floor int64) Window {
+	w := Window{floor: floor, newest: floor}
+	if len(handled) > 0 {
+		size := 8
+		for size < len(handled) {
+			size *= 2
+		}
+		w.ring = make([]Handled, size)
+		w.next = uint64(copy(w.ring, handled))
 	}
-	w.index = make(map[aggregate.CommandID]int32, 2*len(w.ring))
-	for i := range w.ring {
-		w.index[w.ring[i].Command] = int32(i)
+	for i := range handled {
+		w.newest = max(w.newest, millis(handled[i].Command))
 	}
-}
-
-func (w *Window) forget(id aggregate.CommandID) {
-	w.floor = max(w.floor, millis(id))
-	delete(w.index, id)
+	return w
 }
 
 func millis(id aggregate.CommandID) int64 {
