@@ -89,7 +89,7 @@ var floors = []floor{
 		dir: "examples",
 		ours: []string{
 			"aggregate", "persistence", "eventsourcing", "actor", "cluster", "persistence/memory", "persistence/sqlite",
-			"persistence/postgres",
+			"persistence/postgres", "persistence/postgres/postgrestest", // starts a server for who has none
 		},
 	},
 	{
@@ -176,7 +176,7 @@ func forbids(floors []floor, own *floor, p pkg, imp string, domains map[string]b
 	switch {
 	case other == nil:
 		return "no floor names it"
-	case other.kit && !own.kit && !under(own.dir, "benchmarks"):
+	case other.kit && !own.kit && !under(own.dir, "benchmarks") && !slices.Contains(own.ours, other.dir):
 		return "it is a test kit"
 	case other == own || slices.Contains(own.ours, "*") || slices.Contains(own.ours, other.dir):
 		return ""
