@@ -126,6 +126,7 @@ func TestOneCommandIDHasOneEffectWhenTheStoreStalls(t *testing.T) {
 	await(t, stall.Reached(), "the append")
 	again := f.send(labs, "a", note(1000), withID(first.id))
 	f.turnEnded(labs, "a")
+	require.Zero(t, f.host.Stats().Lookups, "the log cannot tell yet")
 	stall.Release()
 	require.True(t, again.ok().Receipt.Duplicate)
 	require.Equal(t, 41, f.state(labs, "a").N)

@@ -285,6 +285,10 @@ func (h *Host) Deliver(c *Call) { h.deliver(c, (*mailbox).PostUserMessage) }
 // run if it is idle. It returns soon but may have handled a few other calls.
 func (h *Host) DeliverInline(c *Call) { h.deliver(c, (*mailbox).postInline) }
 
+// Run runs something short, such as the delivery of a few calls, on one of the
+// goroutines that run the aggregates' turns.
+func (h *Host) Run(work func()) { h.pool.Schedule(work) }
+
 func (h *Host) deliver(c *Call, post func(*mailbox, any)) {
 	if err := h.check(c); err != nil {
 		c.Reply.Reply(c, failed(err))

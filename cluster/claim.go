@@ -128,7 +128,6 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 		return
 	}
 	if won.Previous != "" && won.Previous != life.id && !won.Released {
-		n.log.Warn("DEBUG takeover", "won", won, "m", m, "view", n.view.Load().list)
 		n.stats.takeovers.Add(1)
 	}
 	n.stats.claims.Add(1)

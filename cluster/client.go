@@ -46,6 +46,9 @@ func (n *Node) deliver(ctx context.Context, request *aggregate.Request) (aggrega
 	if err := ctx.Err(); err != nil {
 		return aggregate.Response{}, aggregate.NotDone(aggregate.ReasonDeadline, err)
 	}
+	if n.stopped() {
+		return aggregate.Response{}, aggregate.NotDone(aggregate.ReasonStopping, nil)
+	}
 	result := d.attempt()
 	if result.Err != nil && d.again(&result) {
 		result = d.persist(result)
@@ -159,10 +162,15 @@ type waiter struct {
 }
 
 var waiters = sync.Pool{New: func() any {
+	return &waiter{done: make(chan actor.Result, 1), timer: stoppedTimer()}
+}}
+
+// stoppedTimer is a timer to be reset: resetting costs less than making one.
+func stoppedTimer() *time.Timer {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
-	return &waiter{done: make(chan actor.Result, 1), timer: timer}
-}}
+	return timer
+}
 
 // Reply implements actor.Replier.
 func (w *waiter) Reply(_ *actor.Call, r actor.Result) { w.done <- r }

@@ -348,7 +348,7 @@ func (n *Node) Owner(aggregateType, id string) persistence.Ownership {
 func (n *Node) Ready(ctx context.Context) error {
 	for {
 		news := n.news.listen()
-		if n.ready() {
+		if !n.stopped() && n.ready() {
 			return nil
 		}
 		select {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -31,10 +32,15 @@ type peer struct {
 	known  bool
 	missed int
 
+	// serving is held for reading while calls of the peer are begun, and for
+	// writing when it starts another session: those begun under the old one are
+	// in their aggregates' queues before any of the new one.
+	serving sync.RWMutex
+	theirs  uint64 // the peer's highest session
+
 	mu      sync.Mutex
 	left    bool   // it is no member any more
 	session uint64 // ours
-	theirs  uint64 // the highest we have seen
 	calls   []*wire.Call
 	replies []*wire.Reply
 	moved   []*wire.Moved
@@ -85,10 +91,16 @@ func (p *peer) endSession() {
 
 // admits reports whether calls of a session of the peer's may be served.
 func (p *peer) admits(session uint64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.theirs = max(p.theirs, session)
-	return session == p.theirs
+	p.serving.RLock()
+	known := p.theirs
+	p.serving.RUnlock()
+	if session > known {
+		p.serving.Lock()
+		p.theirs = max(p.theirs, session)
+		known = p.theirs
+		p.serving.Unlock()
+	}
+	return session == known
 }
 
 func (p *peer) signal() {
@@ -108,6 +120,7 @@ func (p *peer) run() {
 			p.flush()
 			return
 		}
+		runtime.Gosched() // let those who are about to send something do so
 		p.flush()
 	}
 }

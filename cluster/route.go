@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type remoteCall struct {
 	peer    *peer
 	session uint64           // of the peer, in which it was sent
 	done    chan *wire.Reply // capacity 1; nil means that the connection is gone
+	timer   *time.Timer
 }
 
 // remoteCalls are all calls of this node to others, by number. The numbers begin
@@ -29,7 +31,9 @@ type remoteCalls struct {
 	calls map[uint64]*remoteCall
 }
 
-var remoteCallPool = sync.Pool{New: func() any { return &remoteCall{done: make(chan *wire.Reply, 1)} }}
+var remoteCallPool = sync.Pool{New: func() any {
+	return &remoteCall{done: make(chan *wire.Reply, 1), timer: stoppedTimer()}
+}}
 
 func (r *remoteCalls) add(p *peer, session uint64) (uint64, *remoteCall) {
 	c := remoteCallPool.Get().(*remoteCall)
@@ -114,17 +118,17 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 	call.Patience = patience.Microseconds()
 	n.stats.remote.Add(1)
 	pending := p.call(call)
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	pending.timer.Reset(patience)
 	select {
 	case reply := <-pending.done:
+		pending.timer.Stop()
 		remoteCallPool.Put(pending)
 		if reply == nil {
 			return nil, aggregate.UnknownOutcome(aggregate.ReasonConnection, fmt.Errorf("node %s was lost with the request", p.id))
 		}
 		return reply, nil
 	case <-ctx.Done():
-	case <-timer.C:
+	case <-pending.timer.C:
 	case <-n.done:
 	}
 	n.calls.remove(call.Number)
@@ -179,8 +183,12 @@ func (n *Node) Receive(e *wire.Envelope) {
 		if !from.admits(e.Session) {
 			return
 		}
-		for _, c := range e.Calls {
-			n.serve(life, from, c)
+		if life == nil {
+			n.serveAll(nil, from, e.Session, e.Calls)
+		} else {
+			for calls := range slices.Chunk(e.Calls, serveChunk) {
+				life.host.Run(func() { n.serveAll(life, from, e.Session, calls) })
+			}
 		}
 	}
 	if life != nil && len(e.Moved) > 0 {
@@ -190,6 +198,23 @@ func (n *Node) Receive(e *wire.Envelope) {
 			})
 		}
 		n.claims.poke()
+	}
+}
+
+// serveChunk is how many calls of one envelope are decoded and begun on one
+// goroutine: enough to make up for handing them over, few enough to keep all
+// cores busy.
+const serveChunk = 16
+
+// serveAll begins calls from a peer, unless the peer has given them up.
+func (n *Node) serveAll(life *life, from *peer, session uint64, calls []*wire.Call) {
+	from.serving.RLock()
+	defer from.serving.RUnlock()
+	if from.theirs != session {
+		return
+	}
+	for _, c := range calls {
+		n.serve(life, from, c)
 	}
 }
 
@@ -227,7 +252,7 @@ func (n *Node) serve(life *life, from *peer, c *wire.Call) {
 	if c.Patience > 0 {
 		g.call.Deadline = n.clock.Now() + time.Duration(c.Patience)*time.Microsecond
 	}
-	life.host.Deliver(&g.call)
+	life.host.DeliverInline(&g.call)
 }
 
 // decode makes the request from its wire form.
@@ -293,8 +318,9 @@ func (g *guest) succeed(reply *wire.Reply, r *aggregate.Response) {
 			reply.Error = encodeError(aggregate.Invalid(aggregate.ReasonBadPayload, fmt.Errorf("encode the answer of %q: %w", m.Name(), err)))
 		case len(result) > limit:
 			reply.Error = encodeError(aggregate.Invalid(aggregate.ReasonTooLarge, fmt.Errorf("the answer of %q has %d bytes, the limit is %d", m.Name(), len(result), limit)))
+		default:
+			reply.Result = result
 		}
-		reply.Result = result
 	}
 	receipt := &r.Receipt
 	reply.Receipt = &wire.Receipt{

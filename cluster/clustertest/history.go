@@ -34,7 +34,7 @@ func Unsettled(members int, views ...View) string {
 				return fmt.Sprintf("node %d sees partition %d owned by %q", i, row.Partition, row.Owner)
 			}
 			shares[row.Owner]++
-			if first := views[0].Partitions[p]; first.Owner != row.Owner {
+			if first := views[0].Partitions[p]; first.Owner != row.Owner || first.Epoch != row.Epoch {
 				return fmt.Sprintf("nodes 0 and %d disagree about partition %d", i, row.Partition)
 			}
 		}

@@ -5,6 +5,7 @@ package clustertest
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -102,6 +103,14 @@ func Settled(t testing.TB, nodes ...*cluster.Node) {
 			views = append(views, View{Members: n.Members(), Partitions: n.Partitions()})
 		}
 		why := Unsettled(len(nodes), views...)
+		if why == "" {
+			Ready(t, nodes...) // at this very table
+			for i, n := range nodes {
+				if !slices.Equal(views[i].Partitions, n.Partitions()) {
+					why = "the partition table keeps changing"
+				}
+			}
+		}
 		if why == "" {
 			return
 		}
