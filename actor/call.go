@@ -17,7 +17,7 @@ type Call struct {
 	// is refused as NotOwner: its sender may have asked another owner since, and
 	// taken that answer for final. 0 for any.
 	Epoch persistence.Epoch
-	// Deadline by the host's clock; 0 for none. A call that is not begun by
+	// Deadline by the host's coarse clock; 0 for none. A call that is not begun by
 	// then certainly has no effect.
 	Deadline time.Duration
 	// Reply receives the result, on whatever goroutine it became known. It must
@@ -56,6 +56,6 @@ var notOwner = Result{Err: errMoved, NotOwner: true}
 func failed(err error) Result { return Result{Err: err} }
 
 // expired reports whether the caller has given up.
-func (c *Call) expired(clock Clock) bool { return c.Deadline != 0 && clock.Now() >= c.Deadline }
+func (c *Call) expired(clock Clock) bool { return c.Deadline != 0 && clock.Coarse() >= c.Deadline }
 
 func (c *Call) id() aggregate.CommandID { return c.Request.Command }

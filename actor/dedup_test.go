@@ -46,7 +46,7 @@ func TestOneCommandIDHasOneEffectAfterASnapshot(t *testing.T) {
 	first := f.send(frequent, "a", events(noted{N: 1}, noted{N: 2})).ok().Receipt
 	require.Equal(t, 2, first.Events)
 	f.passivateAll()
-	f.snapshotAt(frequent, 2)
+	f.snapshotAt(frequent, "a", 2)
 	f.sentAgain(frequent, first)
 
 	// the command that is due for a snapshot is in it, but its offset is not
@@ -54,7 +54,7 @@ func TestOneCommandIDHasOneEffectAfterASnapshot(t *testing.T) {
 	for range 10 {
 		last = f.send(frequent, "a", note(1)).ok().Receipt
 	}
-	f.snapshotAt(frequent, 12)
+	f.snapshotAt(frequent, "a", 12)
 	require.NoError(t, f.store.Close())
 	g := startOn(t, persistencetest.WithFaults(f.store.Unwrap().(*memory.Store).Reopen()))
 	g.sentAgain(frequent, last)
@@ -63,10 +63,10 @@ func TestOneCommandIDHasOneEffectAfterASnapshot(t *testing.T) {
 }
 
 // snapshotAt waits until the store has a snapshot of a version.
-func (f *fixture) snapshotAt(a aggregate.Any, version persistence.Version) {
+func (f *fixture) snapshotAt(a aggregate.Any, id string, version persistence.Version) {
 	f.t.Helper()
 	f.eventually(func() bool {
-		h, err := f.store.ReadMany(context.Background(), []persistence.Stream{streamOf(a, "a")}, 1)
+		h, err := f.store.ReadMany(context.Background(), []persistence.Stream{streamOf(a, id)}, 1)
 		return err == nil && h[0].Snapshot != nil && h[0].Snapshot.Version == version
 	}, "snapshot at version "+strconv.Itoa(int(version)))
 }

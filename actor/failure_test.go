@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
 	"github.com/ingrain-go/ingrain/persistence/memory"
@@ -225,14 +226,15 @@ func TestStoreThatIsBackIsUsedAgain(t *testing.T) {
 }
 
 func TestStaleOwnerIsFencedAndRedirects(t *testing.T) {
-	f := start(t)
+	f := start(t, func(c *actor.Config) { c.Lanes = 1 })
 	p := partitionOf(labs, "a")
 	f.send(labs, "a", note(1)).ok()
 	other := f.otherPartition(p)
 	f.send(labs, other, note(1)).ok()
 	stall := f.stallAppends()
-	first := f.send(labs, "a", note(10))
-	await(t, stall.Reached(), "the append")
+	f.send(labs, other, note(1))
+	await(t, stall.Reached(), "the append before")
+	first := f.send(labs, "a", note(10)) // and those behind it share a batch
 	var late []*pending
 	for range 20 {
 		late = append(late, f.send(labs, "a", note(10)), f.send(labs, "a", look{}))

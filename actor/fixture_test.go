@@ -401,6 +401,10 @@ func (c *fakeClock) Now() time.Duration {
 	if hook != nil {
 		hook()
 	}
+	return c.Coarse()
+}
+
+func (c *fakeClock) Coarse() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now

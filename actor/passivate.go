@@ -37,7 +37,7 @@ func newResident(h *Host) *resident {
 // makes too many: up to two, since the one that was asked before may have been
 // busy. They stay in memory until their commits are settled.
 func (r *resident) add(g *grain) {
-	now := int64(r.host.clock.Now())
+	now := int64(r.host.clock.Coarse())
 	g.lastUsed.Store(now)
 	g.touched.Store(now)
 	r.mu.Lock()
@@ -69,7 +69,7 @@ func (r *resident) len() int {
 
 // touch notes that an aggregate is in use.
 func (h *Host) touch(g *grain) {
-	now := int64(h.clock.Now())
+	now := int64(h.clock.Coarse())
 	g.lastUsed.Store(now)
 	if now-g.touched.Load() < int64(touchEvery) {
 		return
@@ -104,7 +104,7 @@ func (r *resident) run() {
 }
 
 func (r *resident) sweep() {
-	now := r.host.clock.Now()
+	now := r.host.clock.Coarse()
 	r.mu.Lock()
 	grains := r.lru.Keys()
 	r.mu.Unlock()

@@ -1,15 +1,19 @@
 package actor_test
 
 import (
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/eventsourcing"
 	"github.com/ingrain-go/ingrain/persistence"
+	"github.com/ingrain-go/ingrain/persistence/persistencetest"
 )
 
 // doctor replaces the stored snapshot by one that says something else, so that
@@ -35,9 +39,9 @@ func TestSnapshotIsTakenByCountAndUsed(t *testing.T) {
 	for range 13 {
 		f.send(frequent, "a", note(1)).ok()
 	}
-	f.snapshotAt(frequent, 10)
+	f.snapshotAt(frequent, "a", 10)
 	f.passivateAll()
-	f.snapshotAt(frequent, 13) // by passivation
+	f.snapshotAt(frequent, "a", 13) // by passivation
 	require.Equal(t, 13, f.state(frequent, "a").N)
 
 	f.passivateAll()
@@ -69,21 +73,41 @@ func TestNoSnapshotIsTakenWhereTheyAreOff(t *testing.T) {
 }
 
 // A snapshot must not know of events that are not durable.
-func TestSnapshotOfAFailedCommitIsNotStored(t *testing.T) {
-	f := start(t)
-	for range 9 {
-		f.send(frequent, "a", note(1)).ok()
+func TestSnapshotWaitsForTheCommitsInIt(t *testing.T) {
+	for name, notes := range map[string]int{"by count": 9, "by passivation": 3} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, func(c *actor.Config) { c.MaxResident = 2 })
+			f.send(frequent, "z", note(1)).ok()
+			for range notes {
+				f.send(frequent, "a", note(1)).ok()
+			}
+			stall := persistencetest.NewStall()
+			t.Cleanup(stall.Release)
+			f.failAppends(1, persistencetest.Fault{Outcome: persistencetest.Refused, Before: stall.Hold})
+			last := f.send(frequent, "a", note(1000))
+			await(t, stall.Reached(), "the append")
+			for i := range 10 { // each asks the least recently used ones to leave
+				f.clock.Advance(2 * time.Second)
+				f.state(frequent, fmt.Sprint("other", i))
+			}
+			f.turnEnded(frequent, "a")
+			// snapshots are stored in the order in which they are taken
+			f.eventually(func() bool {
+				f.clock.Advance(3 * time.Minute)
+				return f.host.Stats().Resident == 1
+			}, "all but one leave memory")
+			f.snapshotAt(frequent, "z", 1)
+			h, err := f.store.ReadMany(t.Context(), []persistence.Stream{streamOf(frequent, "a")}, 1)
+			require.NoError(t, err)
+			require.Nil(t, h[0].Snapshot)
+			stall.Release()
+			last.fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
+			f.host.ExtendLease(f.clock.Now() + time.Hour)
+			require.Equal(t, notes, f.state(frequent, "a").N)
+			f.passivateAll()
+			f.snapshotAt(frequent, "a", persistence.Version(notes))
+		})
 	}
-	stall := f.stallAppends()
-	tenth := f.send(frequent, "a", note(1))
-	await(t, stall.Reached(), "the append")
-	require.Zero(t, f.host.Stats().Snapshots)
-	h, err := f.store.ReadMany(t.Context(), []persistence.Stream{streamOf(frequent, "a")}, 1)
-	require.NoError(t, err)
-	require.Nil(t, h[0].Snapshot)
-	stall.Release()
-	tenth.ok()
-	f.snapshotAt(frequent, 10)
 }
 
 func TestSnapshotThatCannotBeUsedMeansAReplay(t *testing.T) {
@@ -100,7 +124,7 @@ func TestSnapshotThatCannotBeUsedMeansAReplay(t *testing.T) {
 				f.send(frequent, "a", note(1)).ok()
 			}
 			f.passivateAll()
-			f.snapshotAt(frequent, 13)
+			f.snapshotAt(frequent, "a", 13)
 			f.doctor(frequent, change)
 			require.Equal(t, 13, f.state(frequent, "a").N)
 			f.sentAgain(frequent, first)

@@ -252,6 +252,23 @@ func TestActorStoppedByOthersIsActivatedAgain(t *testing.T) {
 	require.True(t, f.send(labs, "a", note(1), withID(first.id)).ok().Receipt.Duplicate)
 }
 
+// What stands in the mailbox of an actor that stops goes to the next activation.
+func TestCallsBehindAStopAreNotSwallowed(t *testing.T) {
+	f := start(t)
+	pid := f.host.PID(labs.Definition(), streamOf(labs, "a"), partitionOf(labs, "a"))
+	computing, goOn := make(chan struct{}), make(chan struct{})
+	f.send(labs, "a", look{answer: func(s lab) (lab, error) { close(computing); <-goOn; return s, nil }})
+	await(t, computing, "the query")
+	behind := []*pending{f.send(labs, "a", note(1)), f.send(labs, "a", look{}), f.send(labs, "a", note(1))}
+	f.config.System.Root.Stop(pid)
+	close(goOn)
+	for _, p := range behind {
+		p.ok()
+	}
+	require.Equal(t, 2, f.state(labs, "a").N)
+	require.Equal(t, uint64(2), f.host.Stats().Loads)
+}
+
 func TestProtoactorMessagesAreAnswered(t *testing.T) {
 	f := start(t)
 	root := f.config.System.Root

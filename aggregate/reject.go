@@ -115,6 +115,7 @@ const (
 	ReasonTooLarge      = "too-large"      // invalid: payload over the limit
 	ReasonCommandTooOld = "command-id-age" // invalid: command id too old, or from the future
 	ReasonBadEvent      = "bad-event"      // invalid: Decide returned an event that is not registered
+	ReasonNoAnswer      = "no-answer"      // invalid: the command took effect, see its receipt, but its answer cannot be carried
 	ReasonVersion       = "version"        // rejected: not at the expected version
 )
 

@@ -187,7 +187,7 @@ func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result
 			waiters.Put(w)
 			return actor.Result{Err: aggregate.NotDone(aggregate.ReasonDeadline, context.DeadlineExceeded)}
 		}
-		w.call.Deadline = d.node.clock.Now() + left
+		w.call.Deadline = d.node.clock.Coarse() + left
 	}
 	d.node.stats.local.Add(1)
 	host.DeliverInline(&w.call)

@@ -94,10 +94,11 @@ func (n *protoNetwork) Start(r Receiver) (string, error) {
 	// protoactor panics on a taken port; find out first
 	config := n.cluster.Config.RemoteConfig
 	probe, err := net.Listen("tcp", net.JoinHostPort(config.Host, strconv.Itoa(config.Port)))
-	if err != nil {
-		return "", fmt.Errorf("cluster: cannot listen for peers: %w", err)
+	if err == nil {
+		err = probe.Close()
 	}
-	if err := probe.Close(); err != nil {
+	if err != nil {
+		close(n.started) // Stop waits for nothing
 		return "", fmt.Errorf("cluster: cannot listen for peers: %w", err)
 	}
 	n.receiver = r

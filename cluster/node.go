@@ -273,6 +273,9 @@ func (n *Node) end() error {
 	n.cancel()
 	n.peers.mu.Lock()
 	n.peers.closed = true
+	for _, p := range n.peers.byID {
+		p.shut()
+	}
 	n.peers.mu.Unlock()
 	n.background.Wait()
 	n.network.Stop()

@@ -169,10 +169,15 @@ func takeWhile[T any](queue []T, fits func(T) bool) (taken, rest []T) {
 
 // leave ends the peer's goroutine; what still waits is dropped.
 func (p *peer) leave() {
+	p.goneOnce.Do(func() { close(p.gone) })
+	p.shut()
+}
+
+// shut gives up what was asked of the peer, and whatever will be.
+func (p *peer) shut() {
 	p.mu.Lock()
 	p.left = true
 	p.mu.Unlock()
-	p.goneOnce.Do(func() { close(p.gone) })
 	p.endSession()
 }
 

@@ -110,7 +110,8 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 	}
 	defer p.inflight.Add(-1)
 	patience := n.config.CallTimeout
-	if deadline, ok := ctx.Deadline(); ok {
+	deadline, limited := ctx.Deadline()
+	if limited {
 		if patience = time.Until(deadline); patience <= 0 {
 			return nil, aggregate.NotDone(aggregate.ReasonDeadline, context.DeadlineExceeded)
 		}
@@ -118,7 +119,11 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 	call.Patience = patience.Microseconds()
 	n.stats.remote.Add(1)
 	pending := p.call(call)
-	pending.timer.Reset(patience)
+	var timeout <-chan time.Time
+	if !limited {
+		pending.timer.Reset(patience)
+		timeout = pending.timer.C
+	}
 	select {
 	case reply := <-pending.done:
 		pending.timer.Stop()
@@ -128,8 +133,7 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 		}
 		return reply, nil
 	case <-ctx.Done():
-	case <-pending.timer.C:
-	case <-n.done:
+	case <-timeout:
 	}
 	n.calls.remove(call.Number)
 	return nil, aggregate.UnknownOutcome(aggregate.ReasonDeadline, fmt.Errorf("no reply from node %s in time", p.id))
@@ -224,12 +228,14 @@ type guest struct {
 	request aggregate.Request
 	node    *Node
 	from    *peer
-	number  uint64
+	reply   wire.Reply // made with the guest, for most are answered with a receipt
+	receipt wire.Receipt
 }
 
 // serve hands a call from a peer to the host.
 func (n *Node) serve(life *life, from *peer, c *wire.Call) {
-	g := &guest{node: n, from: from, number: c.Number}
+	g := &guest{node: n, from: from}
+	g.reply.Number = c.Number
 	stream := persistence.Stream{Type: c.Type, ID: c.Id}
 	g.call = actor.Call{Request: &g.request, Stream: stream, Partition: persistence.PartitionOf(stream, n.partitions), Epoch: persistence.Epoch(c.Epoch), Reply: g}
 	if life == nil {
@@ -250,7 +256,7 @@ func (n *Node) serve(life *life, from *peer, c *wire.Call) {
 		return
 	}
 	if c.Patience > 0 {
-		g.call.Deadline = n.clock.Now() + time.Duration(c.Patience)*time.Microsecond
+		g.call.Deadline = n.clock.Coarse() + time.Duration(c.Patience)*time.Microsecond
 	}
 	life.host.DeliverInline(&g.call)
 }
@@ -295,39 +301,46 @@ func (g *guest) refuse(err error) { g.Reply(&g.call, actor.Result{Err: err}) }
 
 // Reply implements actor.Replier.
 func (g *guest) Reply(_ *actor.Call, r actor.Result) {
-	reply := &wire.Reply{Number: g.number}
 	switch {
 	case r.NotOwner:
 		known := g.node.table.Owner(g.call.Partition)
-		reply.NotOwner = &wire.NotOwner{Partition: int32(known.Partition), Epoch: int64(known.Epoch), Owner: string(known.Owner)}
+		g.reply.NotOwner = &wire.NotOwner{Partition: int32(known.Partition), Epoch: int64(known.Epoch), Owner: string(known.Owner)}
 	case r.Err != nil:
-		reply.Error = encodeError(r.Err)
+		g.reply.Error = encodeError(r.Err)
 	default:
-		g.succeed(reply, &r.Response)
+		g.succeed(&r.Response)
 	}
-	g.from.reply(reply)
+	g.from.reply(&g.reply)
 }
 
-func (g *guest) succeed(reply *wire.Reply, r *aggregate.Response) {
+func (g *guest) succeed(r *aggregate.Response) {
 	if g.request.Answer {
-		m := g.request.Message
-		result, err := eventsourcing.AnswerCodec(m).Marshal(r.Answer)
-		limit := g.node.config.MaxPayload
-		switch {
-		case err != nil:
-			reply.Error = encodeError(aggregate.Invalid(aggregate.ReasonBadPayload, fmt.Errorf("encode the answer of %q: %w", m.Name(), err)))
-		case len(result) > limit:
-			reply.Error = encodeError(aggregate.Invalid(aggregate.ReasonTooLarge, fmt.Errorf("the answer of %q has %d bytes, the limit is %d", m.Name(), len(result), limit)))
-		default:
-			reply.Result = result
-		}
+		g.answer(r.Answer)
 	}
-	receipt := &r.Receipt
-	reply.Receipt = &wire.Receipt{
-		Version: int64(receipt.Version), Events: int64(receipt.Events), Partition: int32(receipt.Partition),
-		Offset: int64(receipt.Offset), Duplicate: receipt.Duplicate,
+	g.receipt.Version, g.receipt.Events = int64(r.Receipt.Version), int64(r.Receipt.Events)
+	g.receipt.Partition, g.receipt.Offset = int32(r.Receipt.Partition), int64(r.Receipt.Offset)
+	g.receipt.Duplicate = r.Receipt.Duplicate
+	if !r.Receipt.Command.IsZero() {
+		g.receipt.Command = g.request.Command[:]
 	}
-	if !receipt.Command.IsZero() {
-		reply.Receipt.Command = g.request.Command[:]
+	g.reply.Receipt = &g.receipt
+}
+
+// answer encodes what was asked for, within the limit. Whatever is wrong with the
+// answer of a command, the command has taken effect.
+func (g *guest) answer(answer any) {
+	m, limit := g.request.Message, g.node.config.MaxPayload
+	result, err := eventsourcing.AnswerCodec(m).Marshal(answer)
+	reason := aggregate.ReasonBadPayload
+	if err == nil && len(result) > limit {
+		reason, err = aggregate.ReasonTooLarge, fmt.Errorf("it has %d bytes, the limit is %d", len(result), limit)
 	}
+	if err == nil {
+		g.reply.Result = result
+		return
+	}
+	if m.Kind() == aggregate.KindCommand {
+		reason = aggregate.ReasonNoAnswer
+	}
+	g.reply.Error = encodeError(aggregate.Invalid(reason, fmt.Errorf("the answer of %q: %w", m.Name(), err)))
 }

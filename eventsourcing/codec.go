@@ -104,10 +104,10 @@ func EncodeMetadata(m *aggregate.Metadata) ([]byte, error) {
 
 // DecodeMetadata undoes EncodeMetadata.
 func DecodeMetadata(data []byte) (aggregate.Metadata, error) {
-	var m aggregate.Metadata
 	if len(data) == 0 {
-		return m, nil
+		return aggregate.Metadata{}, nil
 	}
+	var m aggregate.Metadata
 	if err := json.Unmarshal(data, &m); err != nil {
 		return m, fmt.Errorf("decode metadata: %w", err)
 	}

@@ -24,11 +24,10 @@ import (
 	"github.com/ingrain-go/ingrain/persistence/persistencetest"
 )
 
-// protoactor never ends what it starts for an actor system: the subscriptions
-// of its event stream hold no goroutine, the throttle of its dead letters does
-// for a second.
+// The throttle of protoactor's dead letters outlives its actor system by a
+// second.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewThrottleWithLogger.func2"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"))
 }
 
 // patience bounds every wait of a test.
