@@ -48,18 +48,18 @@ func TestWindowNeverTakesAHandledCommandForNew(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		m, w := &model{all: map[aggregate.CommandID]Handled{}}, &Window{}
 		now := time.Now()
-		pace := time.Duration(1 + random.IntN(2000)) // milliseconds between commands
+		pace := time.Duration(1+random.IntN(2000)) * time.Millisecond // between commands
 		if random.IntN(4) == 0 {
 			pace = 0 // a burst
 		}
-		spread := time.Duration(random.IntN(30_000)) // how late or early an id may be
+		spread := time.Duration(random.IntN(30_000)) * time.Millisecond // how late or early an id may be
 		version := persistence.Version(0)
 		for range 1500 {
-			now = now.Add(pace * time.Millisecond)
-			switch r := random.IntN(100); {
-			case r == 0:
+			now = now.Add(pace)
+			switch random.IntN(100) {
+			case 0:
 				w.Trim()
-			case r == 1:
+			case 1:
 				*w = *stored128(t, w)
 				for _, id := range m.order { // what is not in the snapshot is looked up in the log
 					if _, verdict := w.Find(id); verdict == New {
@@ -67,7 +67,7 @@ func TestWindowNeverTakesAHandledCommandForNew(t *testing.T) {
 					}
 				}
 			default:
-				id := aggregate.CommandIDAt(now.Add((spread - time.Duration(random.Int64N(int64(2*spread+1)))) * time.Millisecond))
+				id := aggregate.CommandIDAt(now.Add(spread - time.Duration(random.Int64N(int64(2*spread+1)))))
 				if _, verdict := w.Find(id); verdict == Seen {
 					require.FailNow(t, "an id that was never handled is known")
 				}
