@@ -3,6 +3,7 @@ package actor
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -113,6 +114,9 @@ func (l *lane) close() bool {
 func (l *lane) drain() {
 	for l.take() {
 		l.write()
+		if !l.host.immediate {
+			runtime.Gosched() // those just answered may have more for the next batch
+		}
 	}
 }
 

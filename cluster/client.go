@@ -156,28 +156,28 @@ func (n *Node) wait(ctx context.Context, pause time.Duration) bool {
 
 // waiter is a caller in this process.
 type waiter struct {
-	call  actor.Call
-	done  chan actor.Result
-	timer *time.Timer
+	call actor.Call
+	done chan actor.Result // of one place: the first result counts
+
+	// while in the queue of patience
+	until          time.Duration
+	before, behind *waiter
 }
 
-var waiters = sync.Pool{New: func() any {
-	return &waiter{done: make(chan actor.Result, 1), timer: stoppedTimer()}
-}}
-
-// stoppedTimer is a timer to be reset: resetting costs less than making one.
-func stoppedTimer() *time.Timer {
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	return timer
-}
+var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan actor.Result, 1)} }}
 
 // Reply implements actor.Replier.
-func (w *waiter) Reply(_ *actor.Call, r actor.Result) { w.done <- r }
+func (w *waiter) Reply(_ *actor.Call, r actor.Result) {
+	select {
+	case w.done <- r:
+	default: // the caller's patience is at its end
+	}
+}
 
 // local asks the aggregate in this process: the value itself, unencoded, on the
 // caller's own goroutine if the aggregate is idle.
 func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result {
+	n := d.node
 	w := waiters.Get().(*waiter)
 	w.call = actor.Call{Request: d.request, Stream: d.stream, Partition: d.partition, Epoch: epoch, Reply: w}
 	deadline, limited := d.ctx.Deadline()
@@ -187,33 +187,32 @@ func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result
 			waiters.Put(w)
 			return actor.Result{Err: aggregate.NotDone(aggregate.ReasonDeadline, context.DeadlineExceeded)}
 		}
-		w.call.Deadline = d.node.clock.Coarse() + left
+		w.call.Deadline = n.clock.Coarse() + left
 	}
-	d.node.stats.local.Add(1)
+	n.stats.local.Add(1)
 	host.DeliverInline(&w.call)
-	var timeout <-chan time.Time
+	var r actor.Result
 	select {
-	case r := <-w.done:
-		w.call = actor.Call{}
-		waiters.Put(w)
-		return r
+	case r = <-w.done:
 	default:
+		if !limited {
+			n.patience.begin(w)
+		}
+		select {
+		case r = <-w.done:
+		case <-d.ctx.Done():
+			r.Err = aggregate.UnknownOutcome(aggregate.ReasonDeadline, d.ctx.Err())
+		}
+		if !limited {
+			n.patience.end(w)
+		}
+		if d.ctx.Err() != nil || r.Err == error(errPatience) {
+			return r // the waiter is not used again: a reply is still to come, or may be
+		}
 	}
-	if !limited {
-		w.timer.Reset(d.node.config.CallTimeout)
-		timeout = w.timer.C
-	}
-	select {
-	case r := <-w.done:
-		w.timer.Stop()
-		w.call = actor.Call{}
-		waiters.Put(w)
-		return r
-	case <-d.ctx.Done(): // the waiter is not reused: the reply is still to come
-		return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonDeadline, d.ctx.Err())}
-	case <-timeout:
-		return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonDeadline, context.DeadlineExceeded)}
-	}
+	w.call = actor.Call{}
+	waiters.Put(w)
+	return r
 }
 
 // encode gives the request its wire form, once.

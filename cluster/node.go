@@ -45,15 +45,16 @@ type Node struct {
 	provider *provider             // likewise
 	address  string
 
-	table  *partition.Table
-	view   atomic.Pointer[membershipView]
-	news   *bulletin
-	life   atomic.Pointer[life] // nil between two incarnations
-	name   atomic.Value         // persistence.NodeID of the last incarnation, over or not
-	deaths *deaths
-	peers  peers
-	calls  remoteCalls
-	stats  counters
+	table    *partition.Table
+	view     atomic.Pointer[membershipView]
+	news     *bulletin
+	life     atomic.Pointer[life] // nil between two incarnations
+	name     atomic.Value         // persistence.NodeID of the last incarnation, over or not
+	deaths   *deaths
+	peers    peers
+	calls    remoteCalls
+	patience patience
+	stats    counters
 
 	renewal *renewal
 	claims  *claims
@@ -110,6 +111,7 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	n.deaths = newDeaths(n.config.LockDir)
 	n.peers.byID = map[persistence.NodeID]*peer{}
 	n.calls.calls, n.calls.next = map[uint64]*remoteCall{}, rand.Uint64()
+	n.patience.clock, n.patience.limit = n.clock, n.config.CallTimeout
 	n.renewal, n.claims = newRenewal(n), newClaims(n)
 	unpublish, err := n.publish()
 	if err != nil {
@@ -137,6 +139,7 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	n.renewal.renew(ctx)
 	n.background.Go(n.renewal.run)
 	n.background.Go(n.claims.run)
+	n.background.Go(func() { n.patience.run(n.done) })
 	n.log.Info("node started", "node", n.ID(), "address", n.address, "cluster", n.config.Name)
 	return n, nil
 }

@@ -31,6 +31,13 @@ type remoteCalls struct {
 	calls map[uint64]*remoteCall
 }
 
+// stoppedTimer is a timer to be reset: resetting costs less than making one.
+func stoppedTimer() *time.Timer {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	return timer
+}
+
 var remoteCallPool = sync.Pool{New: func() any {
 	return &remoteCall{done: make(chan *wire.Reply, 1), timer: stoppedTimer()}
 }}
