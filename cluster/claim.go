@@ -134,7 +134,8 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 	holdUntil := c.holdUntil(life, &won)
 	c.setHold(won.Partition, holdUntil)
 	life.host.Own(won, holdUntil)
-	n.learn(persistence.Ownership{Partition: won.Partition, Epoch: won.Epoch, Owner: life.id})
+	n.table.Learn(persistence.Ownership{Partition: won.Partition, Epoch: won.Epoch, Owner: life.id})
+	n.news.announce() // a view may have shown the row before it was served
 }
 
 // holdUntil is when no previous owner can answer from memory under a lease any
