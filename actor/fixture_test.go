@@ -142,6 +142,7 @@ func startOn(t testing.TB, store *persistencetest.Faulty, changes ...func(*actor
 	f.host = startHost(t, store, func(c *actor.Config) {
 		c.Clock, c.Types = f.clock, everyType
 		c.Logger = slog.New(slog.DiscardHandler)
+		c.CommandSkew = time.Hour // of two fixtures, each has its own time
 		c.OnDeposed = func(p persistence.Partition, _ persistence.Epoch, err error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -530,7 +530,7 @@ func (g *grain) stop() {
 func (g *grain) bounce(message any) {
 	switch m := proto.UnwrapEnvelopeMessage(message).(type) {
 	case *Call:
-		g.release(m)
+		g.release(m).leave()
 		g.host.Deliver(m)
 	case *foundMessage:
 		g.bounce(m.call)
@@ -586,16 +586,19 @@ func (g *grain) snapshot() *persistence.Snapshot {
 
 // finish answers a call that waits for nothing.
 func (g *grain) finish(c *Call, r Result) {
-	g.release(c)
+	t := g.release(c)
 	c.Reply.Reply(c, r)
+	t.leave() // a partition is drained when its replies are on their way
 }
 
-// release ends the call's admission.
-func (g *grain) release(c *Call) {
+// release makes room for another call. The partition counts this one until the
+// caller of release says that it has left.
+func (g *grain) release(c *Call) *tenure {
+	t := c.tenure
 	g.inflight.Add(-1)
-	c.tenure.leave()
 	g.host.inflight.Add(-1)
 	c.grain, c.tenure, c.looked = nil, nil, false
+	return t
 }
 
 func (g *grain) idleSince() time.Duration { return time.Duration(g.lastUsed.Load()) }

@@ -56,7 +56,8 @@ type Config struct {
 	// CommandRetention is how old a command id may be, and thus how long a
 	// caller may go on asking. Default 24 hours.
 	CommandRetention time.Duration
-	// CommandSkew is how far in the future an id may be. Default 10 minutes.
+	// CommandSkew is how far in the future an id may be. Default 1 minute: an id
+	// from the future makes its aggregate ask the log about others until then.
 	CommandSkew time.Duration
 	// StoreTimeout bounds one call to the store. Default 10 seconds.
 	StoreTimeout time.Duration
@@ -81,7 +82,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.MaxPerGrain, 1<<10)
 	orDefault(&c.MaxPayload, 1<<20)
 	orDefault(&c.CommandRetention, 24*time.Hour)
-	orDefault(&c.CommandSkew, 10*time.Minute)
+	orDefault(&c.CommandSkew, time.Minute)
 	orDefault(&c.StoreTimeout, 10*time.Second)
 	return c
 }

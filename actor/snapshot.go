@@ -77,6 +77,9 @@ func (w *snapshotWriter) write(first *persistence.Snapshot) {
 	ctx, cancel := context.WithTimeout(w.host.storeContext, w.host.config.StoreTimeout)
 	defer cancel()
 	if err := w.host.store.SaveSnapshots(ctx, batch); err != nil {
+		if w.host.storeContext.Err() != nil {
+			return // the host has stopped; the next load replays a little more
+		}
 		w.host.log.Warn("snapshots not stored", "count", len(batch), "error", err)
 		return
 	}

@@ -37,7 +37,7 @@ func TestReleaseAnswersWhatWasAdmittedAndThenRedirects(t *testing.T) {
 	epoch := f.host.Epoch(p)
 	f.state(labs, "a")
 	stall := f.stallAppends()
-	admitted := []*pending{f.send(labs, "a", note(1)), f.send(labs, "a", look{}), f.send(labs, "new", note(1))}
+	admitted := []*pending{f.send(labs, "a", note(1)), f.send(labs, "a", look{}), f.send(labs, neighbour(labs, "a"), note(1))}
 	await(t, stall.Reached(), "the append")
 	done := f.release(t.Context(), p)
 	f.eventually(func() bool { return f.send(labs, "a", look{}).sealedOff() }, "the partition is sealed")
@@ -58,6 +58,15 @@ func TestReleaseAnswersWhatWasAdmittedAndThenRedirects(t *testing.T) {
 
 	_, err := f.host.Release(t.Context(), p)
 	require.ErrorContains(t, err, "not served here")
+}
+
+// neighbour is another aggregate in the same partition.
+func neighbour(a aggregate.Any, id string) string {
+	for i := 0; ; i++ {
+		if other := fmt.Sprint(id, i); partitionOf(a, other) == partitionOf(a, id) {
+			return other
+		}
+	}
 }
 
 // sealedOff reports whether the call was turned away at once.

@@ -55,6 +55,14 @@ func (a *array) value() []byte {
 	return a.buf
 }
 
+// only returns the array's one element as a parameter of the element's type.
+func (a *array) only() []byte {
+	if binary.BigEndian.Uint32(a.buf[arrayHeader:]) == null {
+		return nil
+	}
+	return a.buf[arrayHeader+4:]
+}
+
 func (a *array) element(length int) {
 	a.n++
 	a.buf = binary.BigEndian.AppendUint32(a.buf, uint32(length)) //nolint:gosec // bounded by maxCommitBytes

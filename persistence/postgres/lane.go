@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -26,13 +25,24 @@ func (st *statement) reset() {
 	}
 }
 
+// rows is the length of the longest parameter; a statement without rows has
+// nothing to do.
+func (st *statement) rows() uint32 {
+	var rows uint32
+	for i := range st.params {
+		rows = max(rows, st.params[i].n)
+	}
+	return rows
+}
+
 const (
 	fenceSQL  = `select es_fence($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::bigint[], $6::int, $7::bigint, $8::text)`
 	expectSQL = `select es_expect($1::text[], $2::bigint[])`
 	claimSQL  = `select es_exchange($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])`
-	eventSQL  = `insert into es_event (part, pos, epoch, stream, version, type, at, cmd, meta, payload)
-		select * from unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[],
-			$7::timestamptz[], $8::uuid[], $9::bytea[], $10::bytea[])`
+	// Unnesting in the list of columns costs a sixth less than in a FROM clause,
+	// which first makes a table of every array.
+	eventSQL = intoEvents + `select unnest($1::int[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::bigint[]),
+		unnest($6::text[]), unnest($7::timestamptz[]), unnest($8::uuid[]), unnest($9::bytea[]), unnest($10::bytea[])`
 	timerSQL = `insert into es_timer (part, due, id, stream, payload)
 		select * from unnest($1::int[], $2::timestamptz[], $3::uuid[], $4::text[], $5::bytea[])
 		on conflict (part, due, id) do update set stream = excluded.stream, payload = excluded.payload`
@@ -138,7 +148,8 @@ func (l *lane) prepare(ctx context.Context) error {
 		where current_setting('synchronous_commit') = 'off'`); err != nil {
 		return err
 	}
-	for _, st := range l.statements() {
+	all := l.statements()
+	for _, st := range append(all[:], steadyStatements()...) {
 		if _, err := l.conn.PgConn().Prepare(ctx, st.name, st.sql, nil); err != nil {
 			return fmt.Errorf("prepare %s: %w", st.name, err)
 		}
@@ -166,24 +177,24 @@ func (l *lane) disconnect() {
 // Results are void or nothing, parameters binary throughout.
 var binaryFormat = []int16{pgx.BinaryFormatCode}
 
-// send runs the statements that have something to do as one pipeline, which is
-// one transaction and one round trip.
+// send runs what was planned in one transaction and one round trip: as one
+// statement when that will do, otherwise the statements that have something to
+// do as one pipeline.
 func (l *lane) send(ctx context.Context, owner persistence.NodeID) error {
+	if l.steady() {
+		return l.sendSteady(ctx, owner)
+	}
 	var batch pgconn.Batch
 	for _, st := range l.statements() {
-		l.values = l.values[:0]
-		var rows uint32
-		for i := range st.params {
-			rows = max(rows, st.params[i].n)
-			l.values = append(l.values, st.params[i].value())
-		}
-		if rows == 0 {
+		if st.rows() == 0 {
 			continue
 		}
+		l.values = l.values[:0]
+		for i := range st.params {
+			l.values = append(l.values, st.params[i].value())
+		}
 		if st == &l.fence {
-			l.scalars = binary.BigEndian.AppendUint32(l.scalars[:0], uint32(l.witness.Partition)) //nolint:gosec // never negative
-			l.scalars = binary.BigEndian.AppendUint64(l.scalars, uint64(l.witness.After))         //nolint:gosec // never negative
-			l.values = append(l.values, l.scalars[:4], l.scalars[4:], []byte(owner))
+			l.values = append(l.appendWitness(l.values), []byte(owner))
 		}
 		batch.ExecPrepared(st.name, l.values, binaryFormat, nil)
 	}

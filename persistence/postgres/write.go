@@ -153,6 +153,10 @@ const (
 
 // learn takes from an error what it says about partitions, streams and claims.
 func (l *lane) learn(err error) next {
+	if errors.Is(err, errUnsteady) {
+		l.forget() // so that es_fence looks at everything
+		return planAgain
+	}
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || l.conn.IsClosed() || pgErr.SeverityUnlocalized != "ERROR" {
 		// Only an ERROR leaves a session that goes on, and so proves that the

@@ -97,9 +97,11 @@ func readMigrations(from fs.FS) ([]migration, error) {
 // files that are not ours, and schemas newer than this build knows.
 func inspect(c *conn, newest int) (int, error) {
 	var id, tables int64
-	err := c.query("pragma application_id", func(r row) error { id = r.int(0); return nil })
+	// Tables first: another process may make them at this very moment, together
+	// with the id.
+	err := c.query("select count(*) from sqlite_schema", func(r row) error { tables = r.int(0); return nil })
 	if err == nil {
-		err = c.query("select count(*) from sqlite_schema", func(r row) error { tables = r.int(0); return nil })
+		err = c.query("pragma application_id", func(r row) error { id = r.int(0); return nil })
 	}
 	switch {
 	case err != nil:
