@@ -206,7 +206,7 @@ func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result
 		if !limited {
 			n.patience.end(w)
 		}
-		if d.ctx.Err() != nil || r.Err == error(errPatience) {
+		if d.ctx.Err() != nil || r.Err != nil && errors.Is(r.Err, errPatience) {
 			return r // the waiter is not used again: a reply is still to come, or may be
 		}
 	}
