@@ -32,7 +32,7 @@ func (n *Node) PID(ctx context.Context, aggregateType, id string) (*proto.PID, e
 		}
 		owner := n.table.Owner(p)
 		if peer := n.peerOf(owner.Owner); peer != nil {
-			reply, err := n.ask(ctx, peer, &wire.Call{Type: aggregateType, Id: id, Activate: true, Epoch: int64(owner.Epoch)})
+			reply, err := n.ask(ctx, peer, &wire.Kind{Type: aggregateType}, &wire.Call{Id: id, Activate: true, Epoch: int64(owner.Epoch)})
 			switch {
 			case err == nil && reply.Pid != "":
 				return proto.NewPID(peer.address, reply.Pid), nil

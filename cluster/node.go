@@ -24,6 +24,7 @@ import (
 	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/cluster/internal/partition"
+	"github.com/ingrain-go/ingrain/cluster/internal/wire"
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
@@ -33,6 +34,7 @@ type Node struct {
 	config     Config
 	store      persistence.Store
 	types      map[string]*aggregate.Definition
+	kinds      map[*aggregate.Message]*wire.Kind
 	partitions int
 	clock      actor.Clock
 	log        *slog.Logger
@@ -106,6 +108,7 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	for _, t := range n.config.Aggregates {
 		n.types[t.Definition().Name()] = t.Definition()
 	}
+	n.kinds = kindsOf(n.types)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.table = partition.NewTable(n.partitions)
 	n.deaths = newDeaths(n.config.LockDir)

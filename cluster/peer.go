@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -41,13 +42,19 @@ type peer struct {
 	mu      sync.Mutex
 	left    bool   // it is no member any more
 	session uint64 // ours
-	calls   []*wire.Call
+	calls   []outgoing
 	replies []*wire.Reply
 	moved   []*wire.Moved
 }
 
+// outgoing is a call in the queue.
+type outgoing struct {
+	kind *wire.Kind
+	call *wire.Call
+}
+
 // call queues a call under the present session and gives it its number.
-func (p *peer) call(c *wire.Call) *remoteCall {
+func (p *peer) call(kind *wire.Kind, c *wire.Call) *remoteCall {
 	p.mu.Lock()
 	number, pending := p.node.calls.add(p, p.session)
 	c.Number = number
@@ -55,7 +62,7 @@ func (p *peer) call(c *wire.Call) *remoteCall {
 		p.node.calls.remove(number)
 		pending.done <- nil
 	} else {
-		p.calls = append(p.calls, c)
+		p.calls = append(p.calls, outgoing{kind, c})
 	}
 	p.mu.Unlock()
 	p.signal()
@@ -150,7 +157,18 @@ func (p *peer) pack() *wire.Envelope {
 		return ok
 	}
 	e.Replies, p.replies = takeWhile(p.replies, func(r *wire.Reply) bool { return fits(64 + len(r.Result)) })
-	e.Calls, p.calls = takeWhile(p.calls, func(c *wire.Call) bool { return fits(64 + len(c.Id) + len(c.Payload)) })
+	var calls []outgoing
+	calls, p.calls = takeWhile(p.calls, func(o outgoing) bool { return fits(64 + len(o.call.Id) + len(o.call.Payload)) })
+	e.Calls = make([]*wire.Call, len(calls))
+	for i, o := range calls {
+		at := slices.Index(e.Kinds, o.kind) // an envelope has few
+		if at < 0 {
+			at = len(e.Kinds)
+			e.Kinds = append(e.Kinds, o.kind)
+		}
+		o.call.Kind = uint32(at)
+		e.Calls[i] = o.call
+	}
 	e.Moved, p.moved = p.moved, nil
 	return e
 }

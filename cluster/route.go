@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -92,24 +93,32 @@ func (d *delivery) remote(p *peer, seen persistence.Epoch) actor.Result {
 	}
 	r := d.request
 	call := &wire.Call{
-		Type: r.Definition.Name(), Id: r.ID, Name: r.Message.Name(), Query: r.Message.Kind() == aggregate.KindQuery,
-		Answer: r.Answer, Payload: d.payload, Metadata: d.metadata, Epoch: int64(seen),
-	}
-	if !r.Command.IsZero() {
-		call.Command = r.Command[:]
+		Id: r.ID, Answer: r.Answer, Payload: d.payload, Metadata: d.metadata, Epoch: int64(seen),
+		CommandHigh: binary.BigEndian.Uint64(r.Command[:8]), CommandLow: binary.BigEndian.Uint64(r.Command[8:]),
 	}
 	if r.Expect >= 0 {
 		call.Expect = int64(r.Expect) + 1
 	}
-	reply, err := d.node.ask(d.ctx, p, call)
+	reply, err := d.node.ask(d.ctx, p, d.node.kinds[r.Message], call)
 	if err != nil {
 		return actor.Result{Err: err}
 	}
 	return d.decode(reply)
 }
 
+// kindsOf is the wire form of every command and query of the types.
+func kindsOf(types map[string]*aggregate.Definition) map[*aggregate.Message]*wire.Kind {
+	kinds := map[*aggregate.Message]*wire.Kind{}
+	for name, d := range types {
+		for _, m := range d.Messages() {
+			kinds[m] = &wire.Kind{Type: name, Name: m.Name(), Query: m.Kind() == aggregate.KindQuery}
+		}
+	}
+	return kinds
+}
+
 // ask sends one call to a peer and waits for its reply.
-func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, error) {
+func (n *Node) ask(ctx context.Context, p *peer, kind *wire.Kind, call *wire.Call) (*wire.Reply, error) {
 	if p.inflight.Add(1) > int64(n.config.MaxPerPeer) {
 		p.inflight.Add(-1)
 		n.stats.overloaded.Add(1)
@@ -125,7 +134,7 @@ func (n *Node) ask(ctx context.Context, p *peer, call *wire.Call) (*wire.Reply, 
 	}
 	call.Patience = patience.Microseconds()
 	n.stats.remote.Add(1)
-	pending := p.call(call)
+	pending := p.call(kind, call)
 	var timeout <-chan time.Time
 	if !limited {
 		pending.timer.Reset(patience)
@@ -155,15 +164,14 @@ func (d *delivery) decode(reply *wire.Reply) actor.Result {
 		return actor.Result{NotOwner: true, Err: aggregate.NotDone(aggregate.ReasonMoved, nil)}
 	}
 	var result actor.Result
-	if r := reply.Receipt; r != nil {
-		result.Response.Receipt = aggregate.Receipt{
-			Version: aggregate.Version(r.Version), Events: int(r.Events),
-			Partition: aggregate.Partition(r.Partition), Offset: aggregate.Offset(r.Offset), Duplicate: r.Duplicate,
-		}
-		copy(result.Response.Receipt.Command[:], r.Command)
+	result.Response.Receipt = aggregate.Receipt{
+		Command: d.request.Command, Version: aggregate.Version(reply.Version), Events: int(reply.Events),
+		Partition: aggregate.Partition(reply.Partition), Offset: aggregate.Offset(reply.Offset), Duplicate: reply.Duplicate,
 	}
 	if e := reply.Error; e != nil {
-		result.Err = decodeError(e)
+		if result.Err = decodeError(e); reply.Offset == 0 {
+			result.Response.Receipt = aggregate.Receipt{} // nothing happened
+		}
 		return result
 	}
 	if d.request.Answer {
@@ -194,11 +202,12 @@ func (n *Node) Receive(e *wire.Envelope) {
 		if !from.admits(e.Session) {
 			return
 		}
+		kinds := n.resolve(e.Kinds)
 		if life == nil {
-			n.serveAll(nil, from, e.Session, e.Calls)
+			n.serveAll(nil, from, e.Session, kinds, e.Calls)
 		} else {
 			for calls := range slices.Chunk(e.Calls, serveChunk) {
-				life.host.Run(func() { n.serveAll(life, from, e.Session, calls) })
+				life.host.Run(func() { n.serveAll(life, from, e.Session, kinds, calls) })
 			}
 		}
 	}
@@ -217,15 +226,39 @@ func (n *Node) Receive(e *wire.Envelope) {
 // cores busy.
 const serveChunk = 16
 
+// kind is a command or query that a peer asks for, as this node knows it.
+type kind struct {
+	named              *wire.Kind
+	typ                *aggregate.Definition // nil when the type is not served here
+	*aggregate.Message                       // nil when the type has no such message
+}
+
+func (n *Node) resolve(named []*wire.Kind) []kind {
+	kinds := make([]kind, len(named))
+	for i, k := range named {
+		kinds[i] = kind{named: k, typ: n.types[k.Type]}
+		if kinds[i].typ != nil {
+			kinds[i].Message = kinds[i].typ.Message(messageKind(k), k.Name)
+		}
+	}
+	return kinds
+}
+
 // serveAll begins calls from a peer, unless the peer has given them up.
-func (n *Node) serveAll(life *life, from *peer, session uint64, calls []*wire.Call) {
+func (n *Node) serveAll(life *life, from *peer, session uint64, kinds []kind, calls []*wire.Call) {
 	from.serving.RLock()
 	defer from.serving.RUnlock()
 	if from.theirs != session {
 		return
 	}
 	for _, c := range calls {
-		n.serve(life, from, c)
+		g := &guest{node: n, from: from}
+		g.reply.Number = c.Number
+		if int(c.Kind) >= len(kinds) {
+			g.refuse(aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("the call names kind %d of %d", c.Kind, len(kinds))))
+			continue
+		}
+		g.serve(life, &kinds[c.Kind], c)
 	}
 }
 
@@ -235,30 +268,26 @@ type guest struct {
 	request aggregate.Request
 	node    *Node
 	from    *peer
-	reply   wire.Reply // made with the guest, for most are answered with a receipt
-	receipt wire.Receipt
+	reply   wire.Reply
 }
 
-// serve hands a call from a peer to the host.
-func (n *Node) serve(life *life, from *peer, c *wire.Call) {
-	g := &guest{node: n, from: from}
-	g.reply.Number = c.Number
-	stream := persistence.Stream{Type: c.Type, ID: c.Id}
+// serve hands the call to the host.
+func (g *guest) serve(life *life, k *kind, c *wire.Call) {
+	n := g.node
+	stream := persistence.Stream{Type: k.named.Type, ID: c.Id}
 	g.call = actor.Call{Request: &g.request, Stream: stream, Partition: persistence.PartitionOf(stream, n.partitions), Epoch: persistence.Epoch(c.Epoch), Reply: g}
-	if life == nil {
+	switch {
+	case life == nil:
 		g.Reply(&g.call, actor.Result{NotOwner: true})
 		return
-	}
-	d := n.types[c.Type]
-	if d == nil {
-		g.refuse(aggregate.Invalid(aggregate.ReasonUnknownType, fmt.Errorf("node %s knows no aggregate type %q", life.id, c.Type)))
+	case k.typ == nil:
+		g.refuse(aggregate.Invalid(aggregate.ReasonUnknownType, fmt.Errorf("node %s knows no aggregate type %q", life.id, k.named.Type)))
+		return
+	case c.Activate:
+		n.activate(life, g.from, c, k.typ, stream)
 		return
 	}
-	if c.Activate {
-		n.activate(life, from, c, d, stream)
-		return
-	}
-	if err := g.decode(d, c, n.config.MaxPayload); err != nil {
+	if err := g.decode(k, c); err != nil {
 		g.refuse(err)
 		return
 	}
@@ -269,39 +298,39 @@ func (n *Node) serve(life *life, from *peer, c *wire.Call) {
 }
 
 // decode makes the request from its wire form.
-func (g *guest) decode(d *aggregate.Definition, c *wire.Call, limit int) error {
-	kind := aggregate.KindCommand
-	if c.Query {
-		kind = aggregate.KindQuery
-	}
-	m := d.Message(kind, c.Name)
-	if m == nil {
-		return aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("aggregate %q has no %s %q", d.Name(), kind, c.Name))
+func (g *guest) decode(k *kind, c *wire.Call) error {
+	name, limit := k.named.Name, g.node.config.MaxPayload
+	if k.Message == nil {
+		return aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("aggregate %q has no %s %q", k.named.Type, messageKind(k.named), name))
 	}
 	if len(c.Payload) > limit {
-		return aggregate.Invalid(aggregate.ReasonTooLarge, fmt.Errorf("%s %q has %d bytes, the limit is %d", kind, c.Name, len(c.Payload), limit))
+		return aggregate.Invalid(aggregate.ReasonTooLarge, fmt.Errorf("%s %q has %d bytes, the limit is %d", k.Kind(), name, len(c.Payload), limit))
 	}
-	value, err := m.Decode(eventsourcing.CodecFor(m), c.Payload)
+	value, err := k.Decode(eventsourcing.CodecFor(k.Message), c.Payload)
 	if err != nil {
-		return aggregate.Invalid(aggregate.ReasonBadPayload, fmt.Errorf("decode %s %q: %w", kind, c.Name, err))
+		return aggregate.Invalid(aggregate.ReasonBadPayload, fmt.Errorf("decode %s %q: %w", k.Kind(), name, err))
 	}
-	if (c.Answer || c.Query) && !m.Answers() {
-		return aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("%s %q has no answer", kind, c.Name))
+	answer := c.Answer || k.named.Query
+	if answer && !k.Answers() {
+		return aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("%s %q has no answer", k.Kind(), name))
 	}
 	g.request = aggregate.Request{
-		Definition: d, ID: c.Id, Message: m, Value: value, Answer: c.Answer || c.Query, Expect: aggregate.Version(c.Expect - 1),
+		Definition: k.typ, ID: c.Id, Message: k.Message, Value: value, Answer: answer, Expect: aggregate.Version(c.Expect - 1),
 	}
-	if !c.Query {
-		if len(c.Command) != len(g.request.Command) {
-			return aggregate.Invalid(aggregate.ReasonBadPayload, fmt.Errorf("the command id has %d bytes, not 16", len(c.Command)))
-		}
-		copy(g.request.Command[:], c.Command)
-	}
+	binary.BigEndian.PutUint64(g.request.Command[:8], c.CommandHigh)
+	binary.BigEndian.PutUint64(g.request.Command[8:], c.CommandLow)
 	g.request.Metadata, err = eventsourcing.DecodeMetadata(c.Metadata)
 	if err != nil {
 		return aggregate.Invalid(aggregate.ReasonBadPayload, err)
 	}
 	return nil
+}
+
+func messageKind(k *wire.Kind) aggregate.MessageKind {
+	if k.Query {
+		return aggregate.KindQuery
+	}
+	return aggregate.KindCommand
 }
 
 func (g *guest) refuse(err error) { g.Reply(&g.call, actor.Result{Err: err}) }
@@ -324,13 +353,10 @@ func (g *guest) succeed(r *aggregate.Response) {
 	if g.request.Answer {
 		g.answer(r.Answer)
 	}
-	g.receipt.Version, g.receipt.Events = int64(r.Receipt.Version), int64(r.Receipt.Events)
-	g.receipt.Partition, g.receipt.Offset = int32(r.Receipt.Partition), int64(r.Receipt.Offset)
-	g.receipt.Duplicate = r.Receipt.Duplicate
-	if !r.Receipt.Command.IsZero() {
-		g.receipt.Command = g.request.Command[:]
-	}
-	g.reply.Receipt = &g.receipt
+	receipt := &r.Receipt
+	g.reply.Version, g.reply.Events = int64(receipt.Version), int64(receipt.Events)
+	g.reply.Partition, g.reply.Offset = int32(receipt.Partition), int64(receipt.Offset)
+	g.reply.Duplicate = receipt.Duplicate
 }
 
 // answer encodes what was asked for, within the limit. Whatever is wrong with the

@@ -1,6 +1,7 @@
 package inprocess_test
 
 import (
+	"encoding/binary"
 	"strings"
 	"testing"
 	"time"
@@ -33,16 +34,22 @@ func (h *house) stranger() *stranger {
 	return s
 }
 
+// question is a call and what it is about.
+type question struct {
+	wire.Kind
+	wire.Call
+}
+
 // ask sends one call and waits for its reply.
-func (s *stranger) ask(to *cluster.Node, incarnation string, c *wire.Call) *wire.Reply {
+func (s *stranger) ask(to *cluster.Node, incarnation string, q *question) *wire.Reply {
 	s.t.Helper()
 	s.house.fabric.Send(s.address, to.Address(), &wire.Envelope{
-		From: "stranger", To: incarnation, Address: s.address, Session: s.session, Calls: []*wire.Call{c},
+		From: "stranger", To: incarnation, Address: s.address, Session: s.session, Kinds: []*wire.Kind{&q.Kind}, Calls: []*wire.Call{&q.Call},
 	})
 	select {
 	case e := <-s.replies:
 		require.Len(s.t, e.Replies, 1)
-		require.Equal(s.t, c.Number, e.Replies[0].Number)
+		require.Equal(s.t, q.Number, e.Replies[0].Number)
 		require.Equal(s.t, to.Address(), e.Address)
 		return e.Replies[0]
 	case <-time.After(patience):
@@ -51,9 +58,13 @@ func (s *stranger) ask(to *cluster.Node, incarnation string, c *wire.Call) *wire
 	}
 }
 
-func command(id string) *wire.Call {
+func command(id string) *question {
 	c := aggregate.NewCommandID()
-	return &wire.Call{Number: 7, Type: "counter", Id: id, Name: "add", Payload: []byte(`{"N":1}`), Command: c[:]}
+	q := &question{}
+	q.Type, q.Name = "counter", "add"
+	q.Number, q.Id, q.Payload = 7, id, []byte(`{"N":1}`)
+	q.CommandHigh, q.CommandLow = binary.BigEndian.Uint64(c[:8]), binary.BigEndian.Uint64(c[8:])
+	return q
 }
 
 func TestBadCallsFromPeersAreRefused(t *testing.T) {
@@ -62,24 +73,23 @@ func TestBadCallsFromPeersAreRefused(t *testing.T) {
 	n, s := h.nodes[0], h.stranger()
 	id := h.idOn(n)
 	cases := map[string]struct {
-		change func(c *wire.Call)
+		change func(c *question)
 		reason string
 	}{
-		"type of a newer node":    {func(c *wire.Call) { c.Type = "ledger" }, aggregate.ReasonUnknownType},
-		"command of a newer node": {func(c *wire.Call) { c.Name = "multiply" }, aggregate.ReasonUnknownName},
-		"query of a newer node":   {func(c *wire.Call) { c.Name, c.Query = "average", true }, aggregate.ReasonUnknownName},
-		"event as a command":      {func(c *wire.Call) { c.Name = "added" }, aggregate.ReasonUnknownName},
-		"answer of a mute one":    {func(c *wire.Call) { c.Name, c.Answer = "idle", true }, aggregate.ReasonUnknownName},
-		"undecodable":             {func(c *wire.Call) { c.Payload = []byte(`{"N":`) }, aggregate.ReasonBadPayload},
-		"wrong type":              {func(c *wire.Call) { c.Payload = []byte(`{"N":"x"}`) }, aggregate.ReasonBadPayload},
-		"oversized":               {func(c *wire.Call) { c.Payload = []byte(`{"Text":"` + strings.Repeat("x", limit) + `"}`) }, aggregate.ReasonTooLarge},
-		"no command id":           {func(c *wire.Call) { c.Command = nil }, aggregate.ReasonBadPayload},
-		"short command id":        {func(c *wire.Call) { c.Command = c.Command[:15] }, aggregate.ReasonBadPayload},
-		"old command id":          {func(c *wire.Call) { clear(c.Command) }, aggregate.ReasonCommandTooOld},
-		"bad metadata":            {func(c *wire.Call) { c.Metadata = []byte("\xff\xff") }, aggregate.ReasonBadPayload},
-		"empty id":                {func(c *wire.Call) { c.Id = "" }, aggregate.ReasonBadID},
-		"long id":                 {func(c *wire.Call) { c.Id = strings.Repeat("x", 513) }, aggregate.ReasonBadID},
-		"activation of a bad id":  {func(c *wire.Call) { c.Id, c.Activate = "", true }, aggregate.ReasonBadID},
+		"type of a newer node":    {func(c *question) { c.Type = "ledger" }, aggregate.ReasonUnknownType},
+		"command of a newer node": {func(c *question) { c.Name = "multiply" }, aggregate.ReasonUnknownName},
+		"query of a newer node":   {func(c *question) { c.Name, c.Query = "average", true }, aggregate.ReasonUnknownName},
+		"event as a command":      {func(c *question) { c.Name = "added" }, aggregate.ReasonUnknownName},
+		"answer of a mute one":    {func(c *question) { c.Name, c.Answer = "idle", true }, aggregate.ReasonUnknownName},
+		"undecodable":             {func(c *question) { c.Payload = []byte(`{"N":`) }, aggregate.ReasonBadPayload},
+		"wrong type":              {func(c *question) { c.Payload = []byte(`{"N":"x"}`) }, aggregate.ReasonBadPayload},
+		"oversized":               {func(c *question) { c.Payload = []byte(`{"Text":"` + strings.Repeat("x", limit) + `"}`) }, aggregate.ReasonTooLarge},
+		"no command id":           {func(c *question) { c.CommandHigh, c.CommandLow = 0, 0 }, aggregate.ReasonCommandTooOld},
+		"kind out of range":       {func(c *question) { c.Call.Kind = 1 }, aggregate.ReasonUnknownName},
+		"bad metadata":            {func(c *question) { c.Metadata = []byte("\xff\xff") }, aggregate.ReasonBadPayload},
+		"empty id":                {func(c *question) { c.Id = "" }, aggregate.ReasonBadID},
+		"long id":                 {func(c *question) { c.Id = strings.Repeat("x", 513) }, aggregate.ReasonBadID},
+		"activation of a bad id":  {func(c *question) { c.Id, c.Activate = "", true }, aggregate.ReasonBadID},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -87,7 +97,7 @@ func TestBadCallsFromPeersAreRefused(t *testing.T) {
 			c.change(call)
 			reply := s.ask(n, string(n.ID()), call)
 			require.Nil(t, reply.NotOwner)
-			require.Nil(t, reply.Receipt)
+			require.Zero(t, reply.Version)
 			require.NotNil(t, reply.Error)
 			require.EqualValues(t, aggregate.KindInvalid, reply.Error.Kind, "%v", reply.Error)
 			require.Equal(t, c.reason, reply.Error.Code)
@@ -95,7 +105,9 @@ func TestBadCallsFromPeersAreRefused(t *testing.T) {
 		})
 	}
 	t.Run("answer too large", func(t *testing.T) {
-		reply := s.ask(n, string(n.ID()), &wire.Call{Number: 8, Type: "counter", Id: id, Name: "long", Query: true, Payload: []byte(`{"Bytes":2000}`)})
+		long := command(id)
+		long.Name, long.Query, long.Payload = "long", true, []byte(`{"Bytes":2000}`)
+		reply := s.ask(n, string(n.ID()), long)
 		require.Equal(t, aggregate.ReasonTooLarge, reply.Error.GetCode())
 		require.Empty(t, reply.Result)
 	})
@@ -103,7 +115,7 @@ func TestBadCallsFromPeersAreRefused(t *testing.T) {
 	require.Empty(t, h.log().Events)
 	reply := s.ask(n, string(n.ID()), command(id))
 	require.Nil(t, reply.Error)
-	require.EqualValues(t, 1, reply.Receipt.Version, "the node lives")
+	require.EqualValues(t, 1, reply.Version, "the node lives")
 }
 
 func TestCallsForAnotherIncarnationAreNotExecuted(t *testing.T) {
@@ -135,7 +147,7 @@ func TestWrongEpochsAndLiesAreHarmless(t *testing.T) {
 	id := h.idOn(n)
 	call := command(id)
 	call.Epoch = 1 << 40
-	require.EqualValues(t, 1, s.ask(n, string(n.ID()), call).Receipt.Version, "the owner knows better")
+	require.EqualValues(t, 1, s.ask(n, string(n.ID()), call).Version, "the owner knows better")
 	row := n.Owner("counter", id)
 	h.fabric.Send(s.address, n.Address(), &wire.Envelope{
 		From: "stranger", To: string(n.ID()), Address: s.address,
@@ -155,7 +167,7 @@ func TestEnvelopesThatArriveTwiceCountOnce(t *testing.T) {
 	call := command(id)
 	first := s.ask(n, string(n.ID()), call)
 	second := s.ask(n, string(n.ID()), call)
-	require.True(t, second.Receipt.Duplicate)
-	require.Equal(t, first.Receipt.Offset, second.Receipt.Offset)
+	require.True(t, second.Duplicate)
+	require.Equal(t, first.Offset, second.Offset)
 	require.Equal(t, 1, sum(t, n, id))
 }

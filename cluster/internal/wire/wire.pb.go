@@ -37,7 +37,8 @@ type Envelope struct {
 	Moved   []*Moved `protobuf:"bytes,6,rep,name=moved,proto3" json:"moved,omitempty"`
 	// Counted up by the sender whenever it has given calls up for lost. Calls of
 	// an earlier session are dropped: they may have been asked again since.
-	Session       uint64 `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
+	Session       uint64  `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
+	Kinds         []*Kind `protobuf:"bytes,8,rep,name=kinds,proto3" json:"kinds,omitempty"` // of the calls
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,29 +122,96 @@ func (x *Envelope) GetSession() uint64 {
 	return 0
 }
 
+func (x *Envelope) GetKinds() []*Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+// Kind is a command or query of an aggregate type.
+type Kind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Query         bool                   `protobuf:"varint,3,opt,name=query,proto3" json:"query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kind) Reset() {
+	*x = Kind{}
+	mi := &file_wire_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kind) ProtoMessage() {}
+
+func (x *Kind) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kind.ProtoReflect.Descriptor instead.
+func (*Kind) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Kind) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Kind) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Kind) GetQuery() bool {
+	if x != nil {
+		return x.Query
+	}
+	return false
+}
+
 // Call is a command or query.
 type Call struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // the sender's, for the reply
-	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`     // index in the envelope's kinds
 	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Query         bool                   `protobuf:"varint,5,opt,name=query,proto3" json:"query,omitempty"`
-	Answer        bool                   `protobuf:"varint,6,opt,name=answer,proto3" json:"answer,omitempty"` // wants the result of a command that answers
-	Payload       []byte                 `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
-	Command       []byte                 `protobuf:"bytes,8,opt,name=command,proto3" json:"command,omitempty"`     // 16 bytes; empty for a query
-	Metadata      []byte                 `protobuf:"bytes,9,opt,name=metadata,proto3" json:"metadata,omitempty"`   // as stored with events; empty when there is none
-	Expect        int64                  `protobuf:"varint,10,opt,name=expect,proto3" json:"expect,omitempty"`     // the expected version plus one; 0 for any
-	Patience      int64                  `protobuf:"varint,11,opt,name=patience,proto3" json:"patience,omitempty"` // microseconds until the caller gives up; 0 for none
-	Epoch         int64                  `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the partition, as the sender saw it; 0 for any
-	Activate      bool                   `protobuf:"varint,13,opt,name=activate,proto3" json:"activate,omitempty"` // wants no message handled, only the activation's PID
+	Answer        bool                   `protobuf:"varint,4,opt,name=answer,proto3" json:"answer,omitempty"` // wants the result of a command that answers
+	Payload       []byte                 `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
+	CommandHigh   uint64                 `protobuf:"fixed64,6,opt,name=command_high,json=commandHigh,proto3" json:"command_high,omitempty"` // the command id, in two halves; 0 for a query
+	CommandLow    uint64                 `protobuf:"fixed64,7,opt,name=command_low,json=commandLow,proto3" json:"command_low,omitempty"`
+	Metadata      []byte                 `protobuf:"bytes,8,opt,name=metadata,proto3" json:"metadata,omitempty"`   // as stored with events; empty when there is none
+	Expect        int64                  `protobuf:"varint,9,opt,name=expect,proto3" json:"expect,omitempty"`      // the expected version plus one; 0 for any
+	Patience      int64                  `protobuf:"varint,10,opt,name=patience,proto3" json:"patience,omitempty"` // microseconds until the caller gives up; 0 for none
+	Epoch         int64                  `protobuf:"varint,11,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the partition, as the sender saw it; 0 for any
+	Activate      bool                   `protobuf:"varint,12,opt,name=activate,proto3" json:"activate,omitempty"` // wants no message handled, only the activation's PID
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_wire_proto_msgTypes[1]
+	mi := &file_wire_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +223,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[1]
+	mi := &file_wire_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +236,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{1}
+	return file_wire_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Call) GetNumber() uint64 {
@@ -178,11 +246,11 @@ func (x *Call) GetNumber() uint64 {
 	return 0
 }
 
-func (x *Call) GetType() string {
+func (x *Call) GetKind() uint32 {
 	if x != nil {
-		return x.Type
+		return x.Kind
 	}
-	return ""
+	return 0
 }
 
 func (x *Call) GetId() string {
@@ -190,20 +258,6 @@ func (x *Call) GetId() string {
 		return x.Id
 	}
 	return ""
-}
-
-func (x *Call) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Call) GetQuery() bool {
-	if x != nil {
-		return x.Query
-	}
-	return false
 }
 
 func (x *Call) GetAnswer() bool {
@@ -220,11 +274,18 @@ func (x *Call) GetPayload() []byte {
 	return nil
 }
 
-func (x *Call) GetCommand() []byte {
+func (x *Call) GetCommandHigh() uint64 {
 	if x != nil {
-		return x.Command
+		return x.CommandHigh
 	}
-	return nil
+	return 0
+}
+
+func (x *Call) GetCommandLow() uint64 {
+	if x != nil {
+		return x.CommandLow
+	}
+	return 0
 }
 
 func (x *Call) GetMetadata() []byte {
@@ -264,20 +325,25 @@ func (x *Call) GetActivate() bool {
 
 // Reply is what became of a call.
 type Reply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Receipt       *Receipt               `protobuf:"bytes,2,opt,name=receipt,proto3" json:"receipt,omitempty"`
-	Result        []byte                 `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
-	Error         *Error                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
-	NotOwner      *NotOwner              `protobuf:"bytes,5,opt,name=not_owner,json=notOwner,proto3" json:"not_owner,omitempty"` // set: certainly not executed
-	Pid           string                 `protobuf:"bytes,6,opt,name=pid,proto3" json:"pid,omitempty"`                           // of the activation, when that was asked for
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Number   uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Result   []byte                 `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Error    *Error                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	NotOwner *NotOwner              `protobuf:"bytes,4,opt,name=not_owner,json=notOwner,proto3" json:"not_owner,omitempty"` // set: certainly not executed
+	Pid      string                 `protobuf:"bytes,5,opt,name=pid,proto3" json:"pid,omitempty"`                           // of the activation, when that was asked for
+	// The receipt. The command id is the caller's own.
+	Version       int64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	Events        int64 `protobuf:"varint,7,opt,name=events,proto3" json:"events,omitempty"`
+	Partition     int32 `protobuf:"varint,8,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset        int64 `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"`
+	Duplicate     bool  `protobuf:"varint,10,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +355,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +368,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{2}
+	return file_wire_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Reply) GetNumber() uint64 {
@@ -310,13 +376,6 @@ func (x *Reply) GetNumber() uint64 {
 		return x.Number
 	}
 	return 0
-}
-
-func (x *Reply) GetReceipt() *Receipt {
-	if x != nil {
-		return x.Receipt
-	}
-	return nil
 }
 
 func (x *Reply) GetResult() []byte {
@@ -347,84 +406,35 @@ func (x *Reply) GetPid() string {
 	return ""
 }
 
-type Receipt struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Command       []byte                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	Version       int64                  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	Events        int64                  `protobuf:"varint,3,opt,name=events,proto3" json:"events,omitempty"`
-	Partition     int32                  `protobuf:"varint,4,opt,name=partition,proto3" json:"partition,omitempty"`
-	Offset        int64                  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
-	Duplicate     bool                   `protobuf:"varint,6,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Receipt) Reset() {
-	*x = Receipt{}
-	mi := &file_wire_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Receipt) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Receipt) ProtoMessage() {}
-
-func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
-func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Receipt) GetCommand() []byte {
-	if x != nil {
-		return x.Command
-	}
-	return nil
-}
-
-func (x *Receipt) GetVersion() int64 {
+func (x *Reply) GetVersion() int64 {
 	if x != nil {
 		return x.Version
 	}
 	return 0
 }
 
-func (x *Receipt) GetEvents() int64 {
+func (x *Reply) GetEvents() int64 {
 	if x != nil {
 		return x.Events
 	}
 	return 0
 }
 
-func (x *Receipt) GetPartition() int32 {
+func (x *Reply) GetPartition() int32 {
 	if x != nil {
 		return x.Partition
 	}
 	return 0
 }
 
-func (x *Receipt) GetOffset() int64 {
+func (x *Reply) GetOffset() int64 {
 	if x != nil {
 		return x.Offset
 	}
 	return 0
 }
 
-func (x *Receipt) GetDuplicate() bool {
+func (x *Reply) GetDuplicate() bool {
 	if x != nil {
 		return x.Duplicate
 	}
@@ -621,7 +631,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\fingrain.wire\"\xe6\x01\n" +
+	"wire.proto\x12\fingrain.wire\"\x90\x02\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
@@ -629,36 +639,39 @@ const file_wire_proto_rawDesc = "" +
 	"\x05calls\x18\x04 \x03(\v2\x12.ingrain.wire.CallR\x05calls\x12-\n" +
 	"\areplies\x18\x05 \x03(\v2\x13.ingrain.wire.ReplyR\areplies\x12)\n" +
 	"\x05moved\x18\x06 \x03(\v2\x13.ingrain.wire.MovedR\x05moved\x12\x18\n" +
-	"\asession\x18\a \x01(\x04R\asession\"\xba\x02\n" +
+	"\asession\x18\a \x01(\x04R\asession\x12(\n" +
+	"\x05kinds\x18\b \x03(\v2\x12.ingrain.wire.KindR\x05kinds\"D\n" +
+	"\x04Kind\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05query\x18\x03 \x01(\bR\x05query\"\xba\x02\n" +
 	"\x04Call\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04type\x18\x02 \x01(\tR\x04type\x12\x0e\n" +
-	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
-	"\x04name\x18\x04 \x01(\tR\x04name\x12\x14\n" +
-	"\x05query\x18\x05 \x01(\bR\x05query\x12\x16\n" +
-	"\x06answer\x18\x06 \x01(\bR\x06answer\x12\x18\n" +
-	"\apayload\x18\a \x01(\fR\apayload\x12\x18\n" +
-	"\acommand\x18\b \x01(\fR\acommand\x12\x1a\n" +
-	"\bmetadata\x18\t \x01(\fR\bmetadata\x12\x16\n" +
-	"\x06expect\x18\n" +
-	" \x01(\x03R\x06expect\x12\x1a\n" +
-	"\bpatience\x18\v \x01(\x03R\bpatience\x12\x14\n" +
-	"\x05epoch\x18\f \x01(\x03R\x05epoch\x12\x1a\n" +
-	"\bactivate\x18\r \x01(\bR\bactivate\"\xda\x01\n" +
+	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x16\n" +
+	"\x06answer\x18\x04 \x01(\bR\x06answer\x12\x18\n" +
+	"\apayload\x18\x05 \x01(\fR\apayload\x12!\n" +
+	"\fcommand_high\x18\x06 \x01(\x06R\vcommandHigh\x12\x1f\n" +
+	"\vcommand_low\x18\a \x01(\x06R\n" +
+	"commandLow\x12\x1a\n" +
+	"\bmetadata\x18\b \x01(\fR\bmetadata\x12\x16\n" +
+	"\x06expect\x18\t \x01(\x03R\x06expect\x12\x1a\n" +
+	"\bpatience\x18\n" +
+	" \x01(\x03R\bpatience\x12\x14\n" +
+	"\x05epoch\x18\v \x01(\x03R\x05epoch\x12\x1a\n" +
+	"\bactivate\x18\f \x01(\bR\bactivate\"\xaf\x02\n" +
 	"\x05Reply\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\x12/\n" +
-	"\areceipt\x18\x02 \x01(\v2\x15.ingrain.wire.ReceiptR\areceipt\x12\x16\n" +
-	"\x06result\x18\x03 \x01(\fR\x06result\x12)\n" +
-	"\x05error\x18\x04 \x01(\v2\x13.ingrain.wire.ErrorR\x05error\x123\n" +
-	"\tnot_owner\x18\x05 \x01(\v2\x16.ingrain.wire.NotOwnerR\bnotOwner\x12\x10\n" +
-	"\x03pid\x18\x06 \x01(\tR\x03pid\"\xa9\x01\n" +
-	"\aReceipt\x12\x18\n" +
-	"\acommand\x18\x01 \x01(\fR\acommand\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x16\n" +
-	"\x06events\x18\x03 \x01(\x03R\x06events\x12\x1c\n" +
-	"\tpartition\x18\x04 \x01(\x05R\tpartition\x12\x16\n" +
-	"\x06offset\x18\x05 \x01(\x03R\x06offset\x12\x1c\n" +
-	"\tduplicate\x18\x06 \x01(\bR\tduplicate\"\xc1\x01\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\fR\x06result\x12)\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.ingrain.wire.ErrorR\x05error\x123\n" +
+	"\tnot_owner\x18\x04 \x01(\v2\x16.ingrain.wire.NotOwnerR\bnotOwner\x12\x10\n" +
+	"\x03pid\x18\x05 \x01(\tR\x03pid\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x03R\aversion\x12\x16\n" +
+	"\x06events\x18\a \x01(\x03R\x06events\x12\x1c\n" +
+	"\tpartition\x18\b \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\t \x01(\x03R\x06offset\x12\x1c\n" +
+	"\tduplicate\x18\n" +
+	" \x01(\bR\tduplicate\"\xc1\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\x05R\x04kind\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
@@ -690,19 +703,19 @@ func file_wire_proto_rawDescGZIP() []byte {
 var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_wire_proto_goTypes = []any{
 	(*Envelope)(nil), // 0: ingrain.wire.Envelope
-	(*Call)(nil),     // 1: ingrain.wire.Call
-	(*Reply)(nil),    // 2: ingrain.wire.Reply
-	(*Receipt)(nil),  // 3: ingrain.wire.Receipt
+	(*Kind)(nil),     // 1: ingrain.wire.Kind
+	(*Call)(nil),     // 2: ingrain.wire.Call
+	(*Reply)(nil),    // 3: ingrain.wire.Reply
 	(*Error)(nil),    // 4: ingrain.wire.Error
 	(*NotOwner)(nil), // 5: ingrain.wire.NotOwner
 	(*Moved)(nil),    // 6: ingrain.wire.Moved
 	nil,              // 7: ingrain.wire.Error.DetailsEntry
 }
 var file_wire_proto_depIdxs = []int32{
-	1, // 0: ingrain.wire.Envelope.calls:type_name -> ingrain.wire.Call
-	2, // 1: ingrain.wire.Envelope.replies:type_name -> ingrain.wire.Reply
+	2, // 0: ingrain.wire.Envelope.calls:type_name -> ingrain.wire.Call
+	3, // 1: ingrain.wire.Envelope.replies:type_name -> ingrain.wire.Reply
 	6, // 2: ingrain.wire.Envelope.moved:type_name -> ingrain.wire.Moved
-	3, // 3: ingrain.wire.Reply.receipt:type_name -> ingrain.wire.Receipt
+	1, // 3: ingrain.wire.Envelope.kinds:type_name -> ingrain.wire.Kind
 	4, // 4: ingrain.wire.Reply.error:type_name -> ingrain.wire.Error
 	5, // 5: ingrain.wire.Reply.not_owner:type_name -> ingrain.wire.NotOwner
 	7, // 6: ingrain.wire.Error.details:type_name -> ingrain.wire.Error.DetailsEntry
