@@ -127,8 +127,23 @@ func (p *peer) run() {
 			p.flush()
 			return
 		}
-		runtime.Gosched() // let those who are about to send something do so
+		p.gather()
 		p.flush()
+	}
+}
+
+// gather lets those who are about to send something do so, for as long as that
+// makes the envelope fuller.
+func (p *peer) gather() {
+	for before := -1; ; {
+		p.mu.Lock()
+		waiting := len(p.calls) + len(p.replies)
+		p.mu.Unlock()
+		if waiting == before || waiting >= packMessages {
+			return
+		}
+		before = waiting
+		runtime.Gosched()
 	}
 }
 
