@@ -54,12 +54,12 @@ bench: ## measure speed beside its baselines and print a table
 	go run ./benchmarks/speed
 
 .PHONY: trader
-trader: ## three nodes, robots trading on them, on SQLite in ./data
+trader: ## three nodes, robots trading on them, on SQLite in ./trader-data
 	@go run ./examples/trader
 
 .PHONY: clean
-clean: ## remove what running and testing left: ./data, ./bin, ./report, the test container
-	@rm -rf data bin report
+clean: ## remove what running and testing left: the examples' data, reports, the test container
+	@rm -rf trader-data counter-data report
 	for engine in docker podman; do
 		if command -v $$engine >/dev/null; then $$engine rm -f ingrain-test-postgres >/dev/null 2>&1 || true; fi
 	done

@@ -223,7 +223,7 @@ func TestTheDocsQuoteTheBoundsInTheCode(t *testing.T) {
 		{"actor/host.go", "&c.MaxResident, 100_000", architecture, "`MaxResident` 100,000"},
 		{"actor/host.go", "&c.MaxPayload, 1<<20", architecture, "`MaxPayload` 1 MiB"},
 		{"actor/host.go", "&c.CommandRetention, 24*time.Hour", architecture, "`CommandRetention` 24 h"},
-		{"actor/host.go", "&c.CommandSkew, time.Minute", architecture, "1 min into the future"},
+		{"actor/host.go", "&c.CommandSkew, time.Minute", architecture, "`CommandSkew` 1 min into the future"},
 		{"actor/host.go", "&c.IdleAfter, 2*time.Minute", operations, "`IdleAfter` | 2 min"},
 		{"actor/host.go", "&c.Lanes, 2", operations, "`Lanes` | 2 |"},
 		{"actor/lane.go", "batchCommits = 500", architecture, "500 commits or 1 MiB"},

@@ -193,7 +193,12 @@ func TestCommandIDsThatAreTooOldOrFromTheFutureAreInvalid(t *testing.T) {
 	}
 	f.send(labs, "a", note(1), at(-59*time.Minute)).ok()
 	f.send(labs, "a", note(1), at(59*time.Second)).ok()
-	f.send(labs, "a", note(1), at(-time.Hour-time.Second)).fails(aggregate.KindInvalid, aggregate.ReasonCommandTooOld)
+	old := f.send(labs, "a", note(1), at(-time.Hour-time.Second))
+	old.fails(aggregate.KindInvalid, aggregate.ReasonCommandTooOld)
+	require.Regexp(t, ` is 1h0m1(\.\d+)?s old; from 1m0s in the future to 1h0m0s old is accepted$`, old.result().Err.Error())
+	future := f.send(labs, "a", note(1), at(4*time.Minute+10*time.Second))
+	future.fails(aggregate.KindInvalid, aggregate.ReasonCommandTooOld)
+	require.Regexp(t, ` is from 4m(9|10)(\.\d+)?s in the future; `, future.result().Err.Error())
 	f.send(labs, "a", note(1), at(61*time.Second)).fails(aggregate.KindInvalid, aggregate.ReasonCommandTooOld)
 	f.send(labs, "a", note(1), withID(aggregate.CommandID{})).fails(aggregate.KindInvalid, aggregate.ReasonCommandTooOld)
 	require.Equal(t, 2, f.state(labs, "a").N)

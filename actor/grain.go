@@ -283,10 +283,11 @@ func (g *grain) duplicate(c *Call, h eventsourcing.Handled) {
 // code that panics now cannot undo what the command has done.
 func (g *grain) answerAgain(it *item, instance aggregate.Instance) {
 	answer, err := g.answer(it.call.Request, instance)
-	if panicked(err) {
-		err = aggregate.UnknownOutcome(aggregate.ReasonPanic, err)
+	var p *panicError
+	if errors.As(err, &p) {
+		err = aggregate.UnknownOutcome(aggregate.ReasonPanic, g.report(it.call.Request, p))
 	} else {
-		err = g.refusal(err)
+		err = g.refusal(it.call, err)
 	}
 	it.result.Response.Answer, it.result.Err = answer, err
 }
@@ -300,14 +301,14 @@ func (g *grain) command(c *Call) {
 	r := c.Request
 	events, err := safely(func() ([]any, error) { return g.instance.Decide(r.Value) })
 	if err != nil || len(events) == 0 {
-		it := &item{grain: g, call: c, result: failed(g.refusal(err))}
+		it := &item{grain: g, call: c, result: failed(g.refusal(c, err))}
 		if err == nil {
 			it.result = Result{Response: aggregate.Response{Receipt: aggregate.Receipt{
 				Command: c.id(), Version: aggregate.Version(g.version), Partition: aggregate.Partition(g.tenure.partition),
 			}}}
 			if r.Answer {
 				it.result.Response.Answer, err = g.answer(r, g.instance)
-				it.result.Err = g.refusal(err)
+				it.result.Err = g.refusal(c, err)
 			}
 		}
 		g.reply(it)
@@ -319,7 +320,7 @@ func (g *grain) command(c *Call) {
 	it := &item{grain: g, call: c, hasCommit: true}
 	if _, err = safely(func() (any, error) { return nil, g.encode(it, events) }); err != nil {
 		if panicked(err) {
-			err = g.refusal(err)
+			err = g.refusal(c, err)
 		}
 		g.reply(&item{grain: g, call: c, result: failed(err)})
 		return
@@ -329,7 +330,7 @@ func (g *grain) command(c *Call) {
 		it.result.Response.Answer, err = g.answer(r, g.instance)
 	}
 	if err != nil { // nothing has happened yet, but the state has moved on
-		g.reply(&item{grain: g, call: c, result: failed(g.refusal(err))})
+		g.reply(&item{grain: g, call: c, result: failed(g.refusal(c, err))})
 		g.leave()
 		return
 	}
@@ -396,7 +397,7 @@ func (g *grain) query(c *Call) {
 		Response: aggregate.Response{Answer: answer, Receipt: aggregate.Receipt{
 			Version: aggregate.Version(g.version), Partition: aggregate.Partition(g.tenure.partition),
 		}},
-		Err: g.refusal(err),
+		Err: g.refusal(c, err),
 	}})
 	if panicked(err) {
 		g.leave()
@@ -405,19 +406,17 @@ func (g *grain) query(c *Call) {
 
 // refusal sorts what domain code returned: a rejection, or a panic that
 // certainly had no effect.
-func (g *grain) refusal(err error) error {
+func (g *grain) refusal(c *Call, err error) error {
 	if err == nil {
 		return nil
 	}
 	var p *panicError
 	if errors.As(err, &p) {
-		g.host.stats.panics.Add(1)
-		g.host.log.Error("domain code panicked", "stream", g.stream.String(), "panic", p.value, "stack", p.stack)
-		return aggregate.NotDone(aggregate.ReasonPanic, err)
+		return aggregate.NotDone(aggregate.ReasonPanic, g.report(c.Request, p))
 	}
 	rejection, failure := safely(func() (*aggregate.Rejection, error) { return aggregate.AsRejection(err), nil })
 	if failure != nil { // the error's own methods panic
-		return g.refusal(failure)
+		return g.refusal(c, failure)
 	}
 	return rejection
 }

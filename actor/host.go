@@ -51,7 +51,8 @@ type Config struct {
 	// yet answered, and MaxPerGrain those of one aggregate. Beyond, a call is
 	// refused as overloaded. Defaults 65,536 and 1,024.
 	MaxInFlight, MaxPerGrain int
-	// MaxPayload bounds one event's, command's or answer's bytes. Default 1 MiB.
+	// MaxPayload bounds one event's bytes. Default 1 MiB. Commands and answers
+	// have bytes only on a wire: whoever carries them there bounds them.
 	MaxPayload int
 	// CommandRetention is how old a command id may be, and thus how long a
 	// caller may go on asking. Default 24 hours.
@@ -342,10 +343,17 @@ func (h *Host) check(c *Call) error {
 	age := h.clock.Wall().Sub(r.Command.Time())
 	if age > h.config.CommandRetention || age < -h.config.CommandSkew {
 		return aggregate.Invalid(aggregate.ReasonCommandTooOld,
-			fmt.Errorf("command id %s is %s old; between %s in the future and %s is accepted", r.Command, age.Round(time.Millisecond),
+			fmt.Errorf("command id %s is %s; from %s in the future to %s old is accepted", r.Command, ageText(age),
 				h.config.CommandSkew, h.config.CommandRetention))
 	}
 	return nil
+}
+
+func ageText(age time.Duration) string {
+	if age = age.Round(time.Millisecond); age < 0 {
+		return fmt.Sprintf("from %s in the future", -age)
+	}
+	return fmt.Sprintf("%s old", age)
 }
 
 // PID finds or makes the activation of a stream; nil when the partition is not

@@ -1,7 +1,9 @@
 package actor_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +53,38 @@ func TestPanicHurtsOneCallOnly(t *testing.T) {
 			require.Equal(t, f.state(labs, "a"), state)
 		})
 	}
+}
+
+func TestPanicNamesTheAggregateAndTheCall(t *testing.T) {
+	var log bytes.Buffer
+	f := start(t, func(c *actor.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	bad := f.send(labs, "a", try{decide: func(lab) ([]labEvent, error) {
+		byName := map[string]map[string]int{}
+		byName["nobody"]["x"]++
+		return nil, nil
+	}})
+	require.EqualError(t, bad.result().Err, `not done (panic): lab/a, command "try": assignment to entry in nil map`)
+	line := log.String()
+	for _, part := range []string{
+		`level=ERROR msg="domain code panicked" stream=lab/a command=try id=` + bad.id.String(), `panic="assignment to entry in nil map"`,
+		"TestPanicNamesTheAggregateAndTheCall",
+	} {
+		require.Contains(t, line, part)
+	}
+	asked := f.send(labs, "a", look{answer: func(lab) (lab, error) { panic("no") }})
+	require.EqualError(t, asked.result().Err, `not done (panic): lab/a, query "look": no`)
+}
+
+// Whoever repeats a command whose answer panics is told that, and not that it
+// had no effect.
+func TestPanicInTheAnswerOfADuplicateLeavesItsOutcomeUnknown(t *testing.T) {
+	f := start(t)
+	first := f.send(labs, "a", note(1))
+	first.ok()
+	bomb := f.send(labs, "a", try{answer: func(lab) (int, error) { panic("no") }}, withID(first.id), asking)
+	bomb.fails(aggregate.KindUnknown, aggregate.ReasonPanic)
+	require.EqualValues(t, 1, f.host.Stats().Panics)
+	require.Equal(t, 1, f.state(labs, "a").N)
 }
 
 // explosive is an error whose own method panics.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+
+	"github.com/ingrain-go/ingrain/aggregate"
 )
 
 // panicError is a panic in domain code.
@@ -27,4 +29,13 @@ func safely[T any](f func() (T, error)) (result T, err error) {
 		}
 	}()
 	return f()
+}
+
+// report counts and logs a panic that a call caused, and says in one line which
+// call it was.
+func (g *grain) report(r *aggregate.Request, p *panicError) error {
+	kind, name, stream := r.Message.Kind().String(), r.Message.Name(), g.stream.String()
+	g.host.stats.panics.Add(1)
+	g.host.log.Error("domain code panicked", "stream", stream, kind, name, "id", r.Command.String(), "panic", p.value, "stack", p.stack)
+	return fmt.Errorf("%s, %s %q: %v", stream, kind, name, p.value)
 }

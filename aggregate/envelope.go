@@ -42,6 +42,8 @@ func (c CommandID) Time() time.Time {
 // IsZero reports whether the id was never set.
 func (c CommandID) IsZero() bool { return c == CommandID{} }
 
+func (c CommandID) isVersion7() bool { return c[6]>>4 == 7 && c[8]>>6 == 2 }
+
 // String is the usual dashed form.
 func (c CommandID) String() string {
 	h := hex.EncodeToString(c[:])
@@ -59,17 +61,36 @@ func ParseCommandID(s string) (CommandID, error) {
 		return CommandID{}, fmt.Errorf("parse command id %q: want 32 hexadecimal digits", s)
 	}
 	id := CommandID(b)
-	if id[6]>>4 != 7 || id[8]>>6 != 2 {
+	if !id.isVersion7() {
 		return CommandID{}, fmt.Errorf("parse command id %q: not a UUID of version 7", s)
 	}
 	return id, nil
+}
+
+// MarshalText is String, so that JSON has the usual form.
+func (c CommandID) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText is [ParseCommandID], and also reads the zero id, so that a field
+// that was never set survives.
+func (c *CommandID) UnmarshalText(text []byte) error {
+	if string(text) == (CommandID{}).String() {
+		*c = CommandID{}
+		return nil
+	}
+	id, err := ParseCommandID(string(text))
+	if err != nil {
+		return err
+	}
+	*c = id
+	return nil
 }
 
 // Metadata travels with a command to its events and onward to whatever they
 // cause, by default and without any code. It says who and why, never what.
 type Metadata struct {
 	// Correlation is shared by everything that one first cause set off. When
-	// empty, it is the id of the command itself.
+	// empty, nothing is stored: who reads the event takes the id of its command,
+	// which stands beside it, and passes that on.
 	Correlation string `json:"correlation,omitempty"`
 	// Causation is what directly caused the command: an event or a request.
 	Causation string `json:"causation,omitempty"`
@@ -100,10 +121,11 @@ func MetadataFrom(ctx context.Context) Metadata {
 	return m
 }
 
-// Receipt is what a command's caller gets back: the events are durable.
+// Receipt is what a command's caller gets back: the events are durable. That of
+// a query, see [Into], has Version and Partition only.
 type Receipt struct {
 	Command CommandID
-	// Version of the aggregate after the command.
+	// Version of the aggregate after the command, or the one a query read.
 	Version Version
 	// Events is how many events the command caused; 0 when there was nothing
 	// to do.
@@ -132,6 +154,16 @@ type Request struct {
 	// Expect is the version the caller has seen; negative when any will do.
 	Expect   Version
 	Metadata Metadata
+
+	into *Receipt // set by Into
+	err  error    // an option's
+}
+
+// refuse makes the request invalid before it is sent. The first reason counts.
+func (r *Request) refuse(reason string, err error) {
+	if r.err == nil {
+		r.err = Invalid(reason, err)
+	}
 }
 
 // Response is what came back.

@@ -2,6 +2,7 @@ package aggregate_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,19 @@ func TestWhatIsNoCommandID(t *testing.T) {
 		require.ErrorContains(t, err, "parse command id", text)
 		require.True(t, id.IsZero())
 	}
+}
+
+func TestCommandIDsInJSONHaveTheUsualForm(t *testing.T) {
+	type order struct{ ID, Before aggregate.CommandID }
+	stored, err := json.Marshal(order{ID: goldenID})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"ID":"`+goldenText+`","Before":"00000000-0000-0000-0000-000000000000"}`, string(stored))
+	read := order{Before: goldenID}
+	require.NoError(t, json.Unmarshal(stored, &read))
+	require.Equal(t, order{ID: goldenID}, read, "also the one that was never set")
+
+	require.ErrorContains(t, json.Unmarshal([]byte(`{"ID":"f47ac10b-58cc-4372-a567-0e02b2c3d479"}`), &read), "not a UUID of version 7")
+	require.Equal(t, goldenID, read.ID, "left alone by what cannot be read")
 }
 
 func FuzzParseCommandID(f *testing.F) {

@@ -35,14 +35,16 @@ func (r Ref[S]) Send(ctx context.Context, command Command[S], options ...Option)
 
 // Ask delivers a query. The answer is linearizable, unless the type's
 // [ReadMode] says otherwise: it reflects every command that was acknowledged
-// before Ask was called, and nothing that is not durable.
+// before Ask was called, and nothing that is not durable. [Into] tells the
+// version it was given at.
 func Ask[S, R any](ctx context.Context, r Ref[S], query Query[S, R], options ...Option) (R, error) {
 	response, err := r.deliver(ctx, query, KindQuery, true, options)
 	return answer[R](response, err)
 }
 
 // Do delivers a command that answers, and returns the answer on the state that
-// its events left, once they are durable.
+// its events left, once they are durable. A repeated command gets the answer on
+// the state of that time, too.
 func Do[S, R any](ctx context.Context, r Ref[S], command CommandQuery[S, R], options ...Option) (R, Receipt, error) {
 	response, err := r.deliver(ctx, command, KindCommand, true, options)
 	result, err := answer[R](response, err)
@@ -86,12 +88,18 @@ func (r Ref[S]) deliver(ctx context.Context, value any, kind MessageKind, answer
 		o(&request)
 	}
 	switch {
+	case request.err != nil:
+		return Response{}, request.err
 	case kind == KindQuery:
-		request.Command, request.Expect = CommandID{}, -1
+		request.Command = CommandID{}
 	case request.Command.IsZero():
 		request.Command = NewCommandID()
 	}
-	return r.gateway.Deliver(ctx, &request)
+	response, err := r.gateway.Deliver(ctx, &request)
+	if request.into != nil && (err == nil || kind == KindCommand) {
+		*request.into = response.Receipt
+	}
+	return response, err
 }
 
 // CheckID returns an invalid failure unless id is 1 to 512 bytes of UTF-8 without NUL.
@@ -109,20 +117,51 @@ func CheckID(id string) error {
 	return nil
 }
 
-// Option changes one call.
+// Option changes one call. One that makes no sense is an invalid failure of the
+// call.
 type Option func(*Request)
 
 // WithCommandID gives the command an identity of the caller's choice, so that
-// the caller can ask again after its own restart. See [NewCommandID].
+// the caller can ask again after its own restart. See [NewCommandID]. An id that
+// is zero or no UUID of version 7 is invalid. A query has no id and ignores a
+// valid one.
+//
+// One id has one effect on one aggregate; another aggregate knows nothing of it.
+// Who sends it again gets the first receipt, with Duplicate set, whatever the
+// command says this time. Only commands with events are remembered: one that was
+// rejected, or that had nothing to do, decides anew.
 func WithCommandID(id CommandID) Option {
-	return func(r *Request) { r.Command = id }
+	return func(r *Request) {
+		if !id.isVersion7() {
+			r.refuse(ReasonBadCommandID, fmt.Errorf("the command id %s is not a UUID of version 7: use NewCommandID or ParseCommandID", id))
+		}
+		r.Command = id
+	}
 }
 
 // ExpectVersion makes the command conditional on the version the caller has
 // seen: otherwise it is rejected with [ErrVersion]. Version 0 means that the
-// aggregate must be new.
+// aggregate must be new; a negative one is invalid, and so is the option on a
+// query. A repeated command gets its first receipt whatever it expects.
 func ExpectVersion(v Version) Option {
-	return func(r *Request) { r.Expect = v }
+	return func(r *Request) {
+		switch {
+		case v < 0:
+			r.refuse(ReasonBadVersion, fmt.Errorf("the expected version is %d: without ExpectVersion any will do", v))
+		case r.Message.Kind() == KindQuery:
+			r.refuse(ReasonBadVersion, fmt.Errorf("the query %q cannot expect a version: read its own with Into", r.Message.Name()))
+		}
+		r.Expect = v
+	}
+}
+
+// Into stores the call's receipt when the call returns. For a command it is the
+// one that Send or Do return. For a query it has the partition, and the version
+// of the state that answered, to be given to [ExpectVersion] by whoever changes
+// what he has read. A query that fails, and a request that is refused as invalid
+// before it is sent, store nothing.
+func Into(receipt *Receipt) Option {
+	return func(r *Request) { r.into = receipt }
 }
 
 // CausedBy sets the causation of one command.

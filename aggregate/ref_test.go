@@ -120,7 +120,7 @@ func TestARequestCarriesEverything(t *testing.T) {
 func TestAQueryHasNoCommandID(t *testing.T) {
 	g := &capture{response: aggregate.Response{Answer: int64(7)}}
 	ctx := aggregate.WithMetadata(t.Context(), aggregate.Metadata{User: "bob"})
-	cents, err := aggregate.Ask(ctx, bank.Ref(g, "alice"), balance{}, aggregate.WithCommandID(goldenID), aggregate.ExpectVersion(3))
+	cents, err := aggregate.Ask(ctx, bank.Ref(g, "alice"), balance{}, aggregate.WithCommandID(goldenID))
 	require.NoError(t, err)
 	require.Equal(t, int64(7), cents)
 	require.Equal(t, &aggregate.Request{
@@ -161,6 +161,54 @@ func TestErrorsOfTheGatewayArriveUnchanged(t *testing.T) {
 	cents, err := aggregate.Ask(t.Context(), alice, balance{})
 	require.Equal(t, cause, err)
 	require.Zero(t, cents, "no answer beside an error")
+}
+
+func TestOptionsThatMakeNoSenseAreInvalid(t *testing.T) {
+	g := &capture{}
+	alice := bank.Ref(g, "alice")
+	version4 := goldenID
+	version4[6] = 0x4c
+	otherVariant := goldenID
+	otherVariant[8] = 0x18
+	for _, id := range []aggregate.CommandID{{}, version4, otherVariant} {
+		_, err := alice.Send(t.Context(), withdraw{1}, aggregate.WithCommandID(id))
+		requireInvalid(t, err, aggregate.ReasonBadCommandID)
+		require.ErrorContains(t, err, "the command id "+id.String()+" is not a UUID of version 7")
+	}
+	_, err := alice.Send(t.Context(), withdraw{1}, aggregate.ExpectVersion(-1))
+	requireInvalid(t, err, aggregate.ReasonBadVersion)
+	require.ErrorContains(t, err, "the expected version is -1")
+	_, err = aggregate.Ask(t.Context(), alice, balance{}, aggregate.ExpectVersion(3))
+	requireInvalid(t, err, aggregate.ReasonBadVersion)
+	require.ErrorContains(t, err, `the query "balance" cannot expect a version`)
+
+	_, err = alice.Send(t.Context(), withdraw{1}, aggregate.WithCommandID(version4), aggregate.ExpectVersion(-1))
+	requireInvalid(t, err, aggregate.ReasonBadCommandID)
+	require.Nil(t, g.request, "nothing of this reached the gateway")
+}
+
+func TestIntoStoresTheReceipt(t *testing.T) {
+	g := &capture{response: aggregate.Response{Answer: int64(7), Receipt: aggregate.Receipt{Version: 3, Duplicate: true}}}
+	alice := bank.Ref(g, "alice")
+	var ofQuery, ofCommand, ofFailure aggregate.Receipt
+	_, err := aggregate.Ask(t.Context(), alice, balance{}, aggregate.Into(&ofQuery))
+	require.NoError(t, err)
+	require.Equal(t, g.response.Receipt, ofQuery)
+	_, err = alice.Send(t.Context(), withdraw{1}, aggregate.Into(&ofCommand))
+	require.NoError(t, err)
+	require.Equal(t, g.response.Receipt, ofCommand)
+
+	g.err = aggregate.Invalid(aggregate.ReasonNoAnswer, nil)
+	_, receipt, err := aggregate.Do(t.Context(), alice, withdraw{1}, aggregate.Into(&ofFailure))
+	require.Equal(t, g.err, err)
+	require.Equal(t, receipt, ofFailure, "the command took effect, see its receipt")
+
+	g.err, ofQuery = errClosed, aggregate.Receipt{}
+	_, err = aggregate.Ask(t.Context(), alice, balance{}, aggregate.Into(&ofQuery))
+	require.Equal(t, errClosed, err)
+	require.Zero(t, ofQuery, "no state answered")
+	_, err = alice.Send(t.Context(), withdraw{1}, aggregate.Into(nil))
+	require.Equal(t, errClosed, err)
 }
 
 // trivial answers at once and keeps nothing.

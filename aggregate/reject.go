@@ -113,6 +113,8 @@ const (
 	ReasonBadID         = "bad-id"         // invalid: empty, too long, or with NUL
 	ReasonBadPayload    = "bad-payload"    // invalid: cannot be encoded or decoded
 	ReasonTooLarge      = "too-large"      // invalid: payload over the limit
+	ReasonBadCommandID  = "bad-command-id" // invalid: command id zero, or no UUID of version 7
+	ReasonBadVersion    = "bad-version"    // invalid: a negative expected version, or one of a query
 	ReasonCommandTooOld = "command-id-age" // invalid: command id too old, or from the future
 	ReasonBadEvent      = "bad-event"      // invalid: Decide returned an event that is not registered
 	ReasonNoAnswer      = "no-answer"      // invalid: the command took effect, see its receipt, but its answer cannot be carried

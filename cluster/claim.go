@@ -80,6 +80,7 @@ func (c *claims) work(ctx context.Context, life *life) {
 			moves = append(moves, partition.Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Owner, To: life.id})
 		}
 	}
+	start, before := n.clock.Now(), n.stats.takeovers.Load()
 	c.each(moves, c.node.draining.Load, func(m partition.Move) {
 		switch {
 		case m.To == life.id:
@@ -88,6 +89,9 @@ func (c *claims) work(ctx context.Context, life *life) {
 			c.handOver(ctx, life, m)
 		}
 	})
+	if taken := n.stats.takeovers.Load() - before; taken > 0 {
+		n.log.Info("partitions taken over", "count", taken, "duration", n.clock.Now()-start)
+	}
 }
 
 // each runs the moves, a few at a time.
@@ -112,6 +116,9 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 	n := c.node
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	if life.host.Epoch(m.Partition) > m.Epoch {
+		return // the view is older than what we have done since
+	}
 	life.host.Lose(m.Partition) // what an older tenure remembers must not be served under the new epoch
 	won, err := n.store.Claim(ctx, m.Partition, m.Epoch, life.id)
 	var lost *persistence.ClaimLostError

@@ -2,8 +2,11 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"net/netip"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -32,13 +35,18 @@ type Config struct {
 	// authentication; do not listen where strangers can connect.
 	Listen string
 	// Advertise is the address that peers connect to, if it is not the one
-	// listened on: behind a port mapping, or when listening on all interfaces.
+	// listened on: behind a port mapping. Required when Listen is on all
+	// interfaces.
 	Advertise string
 
 	// Lease is how long a node may answer reads without asking the store, and
 	// thus how long a take-over by force holds its first new replies back.
-	// Default 1 second. 500 ms suits a local network and a store with fast
-	// disks; 3 s a store that stalls.
+	// Default 1 second, at least 100 ms. 500 ms suits a local network and a store
+	// with fast disks; 3 s a store that stalls.
+	//
+	// All nodes must have the same: Start refuses one that differs from the
+	// members there are. To change it, stop all nodes, and wait as long as the
+	// old lease before the first one starts with the new.
 	Lease time.Duration
 	// Sticky keeps partitions where they are when a node joins: it takes only
 	// what is nobody's. By default a join moves its share to it.
@@ -49,7 +57,9 @@ type Config struct {
 	// MaxPerPeer bounds the calls to one other node that are not yet answered.
 	// Beyond, a call is refused as overloaded. Default 8,192.
 	MaxPerPeer int
-	// MaxPayload bounds the bytes of one command, event or answer. Default 1 MiB.
+	// MaxPayload bounds the bytes of one event, and of one command, query or
+	// answer that crosses the wire: between a caller and an aggregate in the same
+	// process these have no bytes, and no limit. Default 1 MiB.
 	MaxPayload int
 	// MaxInFlight bounds the calls this node has admitted and not answered, and
 	// MaxPerAggregate those of one aggregate. Defaults 65,536 and 1,024.
@@ -61,6 +71,10 @@ type Config struct {
 	IdleAfter time.Duration
 	// CommandRetention is how old a command id may be. Default 24 hours.
 	CommandRetention time.Duration
+	// CommandSkew is how far in the future a command id may be, by the clock of
+	// the aggregate's owner. Default 1 minute. Until such an id's time has come,
+	// its aggregate asks the log about others.
+	CommandSkew time.Duration
 	// Lanes is the number of concurrent appends to the store. Default 2.
 	Lanes int
 	// LockDir is where the node keeps a file locked for as long as it lives, by
@@ -99,7 +113,7 @@ func (c Config) withDefaults() Config {
 	if c.Rand == nil {
 		c.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
-	if c.Lease <= 0 {
+	if c.Lease == 0 {
 		c.Lease = time.Second
 	}
 	if c.CallTimeout <= 0 {
@@ -121,5 +135,40 @@ func (c *Config) validate() error {
 	if len(c.Aggregates) == 0 {
 		return errors.New("cluster: Config.Aggregates is empty")
 	}
+	if c.Lease != 0 && c.Lease < minLease {
+		return fmt.Errorf("cluster: Config.Lease is %s: want at least %s, or 0 for the default", c.Lease, minLease)
+	}
+	if c.Network == nil {
+		if err := c.validateAddresses(); err != nil {
+			return err
+		}
+	}
 	return aggregate.Validate(c.Aggregates...)
+}
+
+// minLease leaves a renewal 25 ms to come back before the next is due.
+const minLease = 100 * time.Millisecond
+
+// validateAddresses sees to it that peers are told an address they can reach.
+func (c *Config) validateAddresses() error {
+	if c.Advertise != "" {
+		host, port, err := splitAddress(c.Advertise)
+		switch {
+		case err != nil:
+			return fmt.Errorf("cluster: Config.Advertise %q: %w", c.Advertise, err)
+		case unspecified(host) || port == 0:
+			return fmt.Errorf("cluster: Config.Advertise %q is no address that peers can connect to", c.Advertise)
+		}
+		return nil
+	}
+	if host, _, err := net.SplitHostPort(c.Listen); err == nil && unspecified(host) {
+		return fmt.Errorf("cluster: Config.Listen %q is every interface of the machine, which is no address that peers can connect to: set Config.Advertise", c.Listen)
+	}
+	return nil
+}
+
+// unspecified reports whether a host stands for all interfaces.
+func unspecified(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.Unmap().IsUnspecified()
 }

@@ -36,6 +36,7 @@ type renewal struct {
 
 	mu      sync.Mutex // one round at a time: Stop does the last one
 	watched map[persistence.NodeID]*watched
+	outage  outage
 }
 
 // watched is what the loop remembers of another node.
@@ -155,7 +156,7 @@ func (r *renewal) renew(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, n.config.Lease)
 	defer cancel()
 	if life == nil {
-		n.rejoin(ctx)
+		r.rejoin(ctx)
 		return
 	}
 	sent := n.clock.Now()
@@ -165,20 +166,47 @@ func (r *renewal) renew(ctx context.Context) {
 	case errors.Is(err, persistence.ErrNotMember):
 		n.log.Warn("evicted from the cluster, coming back as another incarnation", "node", life.id)
 		n.abandonLife(life)
-		n.rejoin(ctx)
+		r.rejoin(ctx)
 		return
 	case n.stopped():
 		return
 	case err != nil:
 		n.stats.renewalsFailed.Add(1)
-		n.log.Warn("lease not renewed", "node", life.id, "error", err)
+		if failures, log := r.outage.failed(n.clock.Now()); log {
+			n.log.Warn("lease not renewed", "node", life.id, "failures", failures, "error", err)
+		}
 		return
 	}
 	r.confirm(life, view)
-	life.host.ExtendLease(sent + time.Duration(float64(n.config.Lease)*(1-driftBound)))
+	until := sent + time.Duration(float64(n.config.Lease)*(1-driftBound))
+	life.host.ExtendLease(until)
+	before := life.leased.Swap(int64(until))
+	lapsed := int64(n.clock.Now()) >= before // looked at after the swap: whoever saw the lapse is told
+	if failures, lasted := r.outage.over(n.clock.Now()); failures > 0 {
+		n.log.Info("lease renewed again", "node", life.id, "failures", failures, "after", lasted)
+	}
 	n.observe(view)
+	if lapsed {
+		n.news.announce()
+	}
 	r.bury(ctx, life, view)
 	n.claims.poke()
+}
+
+// rejoin comes back as a new incarnation after an eviction.
+func (r *renewal) rejoin(ctx context.Context) {
+	n := r.node
+	if n.draining.Load() {
+		return
+	}
+	if err := n.join(ctx); err != nil {
+		if failures, log := r.outage.failed(n.clock.Now()); log {
+			n.log.Warn("not joined again", "failures", failures, "error", err)
+		}
+		return
+	}
+	n.stats.rejoins.Add(1)
+	r.poke()
 }
 
 // confirm drops the partitions that are in other hands.
@@ -245,9 +273,13 @@ func (n *Node) observe(view persistence.View) {
 	for _, node := range view.Nodes {
 		nodes[node.ID] = node
 	}
+	for _, node := range view.Nodes {
+		n.longestLease.Store(max(n.longestLease.Load(), int64(node.Lease)))
+	}
 	previous := n.view.Swap(&membershipView{nodes: nodes, list: view.Nodes, rows: view.Partitions})
 	if previous != nil {
 		n.mourn(previous.list, nodes)
+		n.logChanges(previous, nodes)
 	}
 	changed := len(n.table.Update(view)) > 0
 	if previous == nil || !previous.sameMembers(view.Nodes) {
@@ -272,9 +304,26 @@ func (n *Node) mourn(before []persistence.Node, now map[persistence.NodeID]persi
 	}
 }
 
+// logChanges tells who has come and gone since the view before. This node's own
+// incarnations share its address.
+func (n *Node) logChanges(before *membershipView, now map[persistence.NodeID]persistence.Node) {
+	for _, gone := range before.list {
+		if _, ok := now[gone.ID]; !ok && gone.Address != n.address {
+			n.log.Info("node left", "node", gone.ID, "address", gone.Address)
+		}
+	}
+	for id, come := range now {
+		if _, ok := before.nodes[id]; !ok && come.Address != n.address {
+			n.log.Info("node joined", "node", id, "address", come.Address)
+		}
+	}
+}
+
 // leaseElsewhere is how long, by our clock, a lease of another node can last.
+// The store refuses nodes of different leases; what was seen counts all the same.
 func (n *Node) leaseElsewhere() time.Duration {
-	return time.Duration(float64(n.config.Lease) * (1 + driftBound))
+	longest := max(n.config.Lease, time.Duration(n.longestLease.Load()))
+	return time.Duration(float64(longest) * (1 + driftBound))
 }
 
 // learn takes in one row of the table, from a peer or from our own doing.

@@ -61,6 +61,8 @@ type Node struct {
 	renewal *renewal
 	claims  *claims
 
+	longestLease atomic.Int64 // of all nodes ever seen, a time.Duration
+
 	draining   atomic.Bool
 	ctx        context.Context // ends with done
 	cancel     context.CancelFunc
@@ -81,6 +83,8 @@ type life struct {
 	id   persistence.NodeID
 	host *actor.Host
 	lock *os.File // nil when there is none
+
+	leased atomic.Int64 // until when by the node's clock, a time.Duration; 0 before the first renewal
 
 	unlockOnce sync.Once
 	unlockErr  error
@@ -156,6 +160,7 @@ func (n *Node) join(ctx context.Context) error {
 	}
 	member := persistence.Node{
 		ID: id, Cluster: n.config.Name, Address: n.address, Types: types, State: persistence.Joining,
+		Lease: n.config.Lease,
 	}
 	lock, err := n.deaths.lock(id)
 	if err == nil {
@@ -168,7 +173,7 @@ func (n *Node) join(ctx context.Context) error {
 		System: n.system, Store: n.store, Node: id, Types: n.config.Aggregates, Clock: n.clock, Logger: n.log,
 		Lanes: n.config.Lanes, IdleAfter: n.config.IdleAfter, MaxResident: n.config.MaxResident,
 		MaxInFlight: n.config.MaxInFlight, MaxPerGrain: n.config.MaxPerAggregate, MaxPayload: n.config.MaxPayload,
-		CommandRetention: n.config.CommandRetention,
+		CommandRetention: n.config.CommandRetention, CommandSkew: n.config.CommandSkew,
 		OnDeposed: func(p persistence.Partition, epoch persistence.Epoch, err error) {
 			n.log.Warn("partition lost", "partition", p, "epoch", epoch, "error", err)
 			n.renewal.poke()
@@ -183,19 +188,6 @@ func (n *Node) join(ctx context.Context) error {
 	n.name.Store(id)
 	n.life.Store(life)
 	return nil
-}
-
-// rejoin comes back as a new incarnation after an eviction.
-func (n *Node) rejoin(ctx context.Context) {
-	if n.draining.Load() {
-		return
-	}
-	if err := n.join(ctx); err != nil {
-		n.log.Warn("not joined again", "error", err)
-		return
-	}
-	n.stats.rejoins.Add(1)
-	n.renewal.poke()
 }
 
 // abandonLife ends an incarnation that was evicted: nothing of it answers any
@@ -350,40 +342,6 @@ func (n *Node) Partitions() []persistence.Ownership { return n.table.Rows() }
 // Owner tells who owns an aggregate, as far as this node knows.
 func (n *Node) Owner(aggregateType, id string) persistence.Ownership {
 	return n.table.Owner(persistence.PartitionOf(persistence.Stream{Type: aggregateType, ID: id}, n.partitions))
-}
-
-// Ready returns when every partition has an owner that is a member, and this
-// node serves all that are its own.
-func (n *Node) Ready(ctx context.Context) error {
-	for {
-		news := n.news.listen()
-		if !n.stopped() && n.ready() {
-			return nil
-		}
-		select {
-		case <-news:
-		case <-n.done:
-			return errors.New("cluster: the node has stopped")
-		case <-ctx.Done():
-			return fmt.Errorf("cluster: not every partition has an owner: %w", ctx.Err())
-		}
-	}
-}
-
-func (n *Node) ready() bool {
-	life := n.life.Load()
-	if life == nil {
-		return false
-	}
-	for _, row := range n.table.Rows() {
-		if _, ok := n.member(row.Owner); !ok {
-			return false
-		}
-		if row.Owner == life.id && life.host.Epoch(row.Partition) == 0 {
-			return false
-		}
-	}
-	return true
 }
 
 func (n *Node) jitter(most time.Duration) time.Duration {

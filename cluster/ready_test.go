@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ingrain-go/ingrain/persistence"
+	"github.com/ingrain-go/ingrain/persistence/memory"
 )
 
 // slowToTell is a store that answers a claim only after the next renewal has
@@ -52,4 +53,28 @@ func TestReadyNoticesWhatAViewShowedBeforeItWasServed(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	require.NoError(t, n.Ready(ctx))
+}
+
+// slowClaims is a store that takes its time for each claim.
+type slowClaims struct{ persistence.Store }
+
+func (s slowClaims) Claim(ctx context.Context, p persistence.Partition, seen persistence.Epoch, node persistence.NodeID) (persistence.Tenure, error) {
+	tenure, err := s.Store.Claim(ctx, p, seen, node)
+	<-time.After(20 * time.Millisecond)
+	return tenure, err
+}
+
+// TestNothingIsClaimedTwiceWhenClaimingOutlastsAView: the round after the first
+// plans with a view from the middle of it, in which half of the partitions still
+// are nobody's.
+func TestNothingIsClaimedTwiceWhenClaimingOutlastsAView(t *testing.T) {
+	store, err := memory.Open(memory.Config{Partitions: 96})
+	require.NoError(t, err)
+	n := startNode(t, slowClaims{store})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, n.Ready(ctx))
+	ready := n.Stats().Renewals
+	require.Eventually(t, func() bool { return n.Stats().Renewals >= ready+3 }, 10*time.Second, 5*time.Millisecond, "three renewals")
+	require.EqualValues(t, 96, n.Stats().Claims)
 }

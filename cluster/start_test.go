@@ -94,6 +94,19 @@ func TestWrongListen(t *testing.T) {
 	goleak.VerifyNone(t, options...)
 }
 
+func TestListenOnAllInterfacesNeedsAdvertise(t *testing.T) {
+	store := openMemory(t)
+	for _, listen := range []string{"0.0.0.0:0", "[::]:0", ":0"} {
+		n, err := cluster.Start(t.Context(), &cluster.Config{Store: store, Aggregates: []aggregate.Any{counters}, Listen: listen})
+		require.Nil(t, n)
+		require.ErrorContains(t, err, "Config.Advertise")
+		require.ErrorContains(t, err, listen)
+	}
+	view, err := store.View(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, view.Nodes, "none joined")
+}
+
 // A second cluster on the store of the first: over the real network, so that all
 // of it has to be taken down again.
 func TestAnotherClustersStore(t *testing.T) {

@@ -74,19 +74,27 @@ func (e *ClaimLostError) Error() string {
 		e.Partition, e.Current, e.Owner, e.Seen)
 }
 
-// SetupError says why a store cannot be opened: a wrong address, a schema this
+// SetupError says why a store cannot be used: a wrong address, a schema this
 // build does not know, another partition count, a foreign cluster.
 type SetupError struct {
-	Store  string // "postgres", "sqlite", "memory"
+	Store string // "postgres", "sqlite", "memory"
+	// Place tells this store from others of its kind: a directory, or a database
+	// and a schema. Empty when there is none, or none was given.
+	Place  string
 	Reason string
 	Err    error // may be nil
 }
 
 func (e *SetupError) Error() string {
-	if e.Err != nil {
-		return fmt.Sprintf("open %s store: %s: %v", e.Store, e.Reason, e.Err)
+	text := e.Store + " store"
+	if e.Place != "" {
+		text += " " + e.Place
 	}
-	return fmt.Sprintf("open %s store: %s", e.Store, e.Reason)
+	text += ": " + e.Reason
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
 }
 
 func (e *SetupError) Unwrap() error { return e.Err }

@@ -1,14 +1,19 @@
 package persistence
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Membership is the table of nodes and the table of partitions. It is the only
 // place where ownership is decided, by compare-and-set.
 type Membership interface {
 	// Join adds a node incarnation. The node's Cluster must equal the name the
 	// store was first joined under; otherwise a *[SetupError] says that two
-	// clusters were pointed at one store. An ID that was ever used is refused
-	// with [ErrNotMember].
+	// clusters were pointed at one store. Its Lease must equal that of every
+	// node that is not dead; otherwise a *[SetupError] names both. Concurrent
+	// joins see each other. An ID that was ever used is refused with
+	// [ErrNotMember].
 	Join(ctx context.Context, node Node) error
 
 	// Renew counts the node's renewal up by one, records its state, and returns
@@ -73,6 +78,12 @@ type Node struct {
 	// Renewals counts its renewals: others compare it with what they saw
 	// before, by their own clock, and never with a time.
 	Renewals int64
+	// Lease is how long the node may answer from memory after a renewal, without
+	// asking the store. Whoever takes a partition from it by force waits that
+	// long (I8), and can know it only because it is the same for all nodes.
+	// Stores keep microseconds. In a View it is 0 for a node that joined before
+	// stores kept it; such a node is compared with nobody.
+	Lease time.Duration
 	// Host and Lock prove its death to nodes on the same machine: a file that
 	// the process holds locked for as long as it lives. Empty when unused.
 	Host, Lock string

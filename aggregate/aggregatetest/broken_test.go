@@ -292,7 +292,7 @@ var shelves = aggregate.Define("shelf",
 	aggregate.Accepts[refusesAtTimes]("refuses-at-times"), aggregate.Accepts[refusesWithEvents]("refuses-with-events"),
 	aggregate.Accepts[refusesWithNil]("refuses-with-nil"), aggregate.Accepts[refusesPlainly]("refuses-plainly"),
 	aggregate.Accepts[refusesWrapped]("refuses-wrapped"), aggregate.Accepts[refusesLate]("refuses-late"),
-	aggregate.Accepts[panics]("panics"), aggregate.Accepts[privateCommand]("private-command"),
+	aggregate.Accepts[panics]("panics"), aggregate.Accepts[repeats]("repeats"), aggregate.Accepts[privateCommand]("private-command"),
 
 	aggregate.Answers[items]("items"), aggregate.Answers[countOf]("count"),
 	aggregate.Answers[privateQuery]("private-query"), aggregate.Answers[privateAnswer]("private-answer"),

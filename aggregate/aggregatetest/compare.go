@@ -217,9 +217,9 @@ func show(v any) string {
 	case isProto && !value.IsNil():
 		text = fmt.Sprintf("%T{%v}", v, m)
 	case value.Kind() == reflect.Pointer && !value.IsNil():
-		text = fmt.Sprintf("&%T%s", value.Elem().Interface(), strings.TrimPrefix(fmt.Sprintf("%+v", v), "&"))
+		text = fmt.Sprintf("&%T%s", value.Elem().Interface(), inBrackets(strings.TrimPrefix(fmt.Sprintf("%+v", v), "&")))
 	case value.Kind() == reflect.Struct:
-		text = fmt.Sprintf("%T%+v", v, v)
+		text = fmt.Sprintf("%T%s", v, inBrackets(fmt.Sprintf("%+v", v)))
 	default:
 		text = fmt.Sprintf("%#v", v)
 	}
@@ -227,4 +227,13 @@ func show(v any) string {
 		text = text[:limit] + "..."
 	}
 	return text
+}
+
+// inBrackets sets what a value says of itself apart from the name of its type;
+// fields come in brackets anyway.
+func inBrackets(text string) string {
+	if strings.HasPrefix(text, "{") {
+		return text
+	}
+	return "(" + text + ")"
 }

@@ -84,7 +84,10 @@ func Do[S, R any](s *Scenario[S], command aggregate.CommandQuery[S, R]) Done[S, 
 // Answers expects an answer.
 func (d Done[S, R]) Answers(want R) *Outcome[S] {
 	d.scenario.t.Helper()
-	return d.AnswersWith(func(got R) { d.scenario.same(d.command, got, want) })
+	return d.AnswersWith(func(got R) {
+		d.scenario.t.Helper()
+		d.scenario.same(d.command, got, want)
+	})
 }
 
 // AnswersWith lets a function inspect the answer.
@@ -123,7 +126,10 @@ func Ask[S, R any](s *Scenario[S], query aggregate.Query[S, R]) Answer[S, R] {
 // Answers expects an answer, and goes on with the scenario.
 func (a Answer[S, R]) Answers(want R) *Scenario[S] {
 	a.scenario.t.Helper()
-	return a.AnswersWith(func(got R) { a.scenario.same(a.query, got, want) })
+	return a.AnswersWith(func(got R) {
+		a.scenario.t.Helper()
+		a.scenario.same(a.query, got, want)
+	})
 }
 
 // AnswersWith lets a function inspect the answer.
@@ -176,7 +182,9 @@ func (s *Scenario[S]) rejects(what string, err, want error) {
 
 // expectWord fails a test that ends before it said what the command should do.
 func (s *Scenario[S]) expectWord(o *Outcome[S]) {
+	s.t.Helper()
 	s.t.Cleanup(func() {
+		s.t.Helper() // testing then looks for the line from which When was called
 		if !o.said && !s.t.Failed() {
 			s.t.Errorf("nothing was expected of %s: say Then, ThenNothing or ThenRejected", o.command)
 		}

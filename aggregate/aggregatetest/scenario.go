@@ -192,14 +192,11 @@ func (s *Scenario[S]) message(kind aggregate.MessageKind, value any) *aggregate.
 	return nil
 }
 
-// guard ends the test when f panics.
+// guard ends the test when f panics. It fails at the line of the test, and names
+// the line of the domain.
 func (s *Scenario[S]) guard(what string, f func()) {
 	s.t.Helper()
-	defer func() {
-		s.t.Helper()
-		if p := recover(); p != nil {
-			s.t.Fatalf("%s panicked: %v", what, p)
-		}
-	}()
-	f()
+	if p, place := recovered(f); p != nil {
+		s.t.Fatalf("%s panicked: %v%s", what, p, place)
+	}
 }

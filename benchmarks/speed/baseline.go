@@ -16,6 +16,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	pgstore "github.com/ingrain-go/ingrain/persistence/postgres"
 )
 
 // pgbenchRows is how many rows the server alone inserts in one transaction.
@@ -36,7 +38,16 @@ type baseline struct {
 const singlePartition = 1 << 20
 
 func (b *bench) newBaseline(ctx context.Context) (*baseline, error) {
-	store, dsn, err := b.openStore(ctx, nil) // makes the tables
+	dsn, err := b.database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.newBaselineIn(ctx, dsn)
+}
+
+// newBaselineIn does it in a database that is empty.
+func (b *bench) newBaselineIn(ctx context.Context, dsn string) (*baseline, error) {
+	store, err := pgstore.Open(ctx, pgstore.Config{DSN: dsn}) // makes the tables
 	if err != nil {
 		return nil, err
 	}

@@ -149,6 +149,23 @@ func (b *bookings) send(ctx context.Context, i int, command aggregate.Command[ac
 
 // warm books once on every account, so that all are in memory.
 func (b *bookings) warm(ctx context.Context, command aggregate.Command[account]) error {
+	return b.all(func(i int) error { return b.send(ctx, i, command) })
+}
+
+// wake asks every account how often it was booked on, so that all are in
+// memory.
+func (b *bookings) wake(ctx context.Context) error {
+	return b.all(func(i int) error {
+		got, err := aggregate.Ask(ctx, b.refs[i], entries{})
+		if acked := b.acked[i].Load(); err != nil || got != acked {
+			return fmt.Errorf("account %s has %d entries, not %d: %w", b.refs[i].ID(), got, acked, errors.Join(err))
+		}
+		return nil
+	})
+}
+
+// all calls for every account, many at once.
+func (b *bookings) all(call func(i int) error) error {
 	const callers = 1024
 	errs := make([]error, callers)
 	var next atomic.Int64
@@ -160,19 +177,10 @@ func (b *bookings) warm(ctx context.Context, command aggregate.Command[account])
 				if i >= len(b.refs) {
 					return
 				}
-				errs[c] = b.send(ctx, i, command)
+				errs[c] = call(i)
 			}
 		})
 	}
 	wait.Wait()
 	return first(errs)
-}
-
-// perStream is what was acknowledged, by aggregate id.
-func (b *bookings) perStream() map[string]int64 {
-	acked := make(map[string]int64, len(b.refs))
-	for i := range b.refs {
-		acked[b.refs[i].ID()] = b.acked[i].Load()
-	}
-	return acked
 }

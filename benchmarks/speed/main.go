@@ -1,7 +1,7 @@
 // Speed measures what the framework costs, each figure beside a baseline that
 // does the same without it, in turn and in one run:
 //
-//	go run ./benchmarks/speed [-run regexp] [-for 3s] [-pairs 5] [-json] [-report DIR]
+//	go run ./benchmarks/speed [-run regexp] [-for 2s] [-pairs 5] [-markdown] [-json] [-report DIR]
 //
 // Figures of one machine say little about another; the ratios do. Every run
 // checks its own work: what was acknowledged must be in the store, no more and
@@ -66,23 +66,26 @@ var groups = []group{
 			"cost-cpu-postgres", "cost-allocs-postgres",
 		}, (*bench).durable,
 	},
+	{"PostgreSQL, a flush takes 1 ms", []string{"postgres-hot-round-trip-1ms"}, (*bench).slowDisk},
 	{"PostgreSQL at 1,000 commands a second", []string{"postgres-latency-p50", "postgres-latency-p99"}, (*bench).latency},
 	{"rehydration", []string{"rehydration"}, (*bench).rehydration},
 	{"memory of idle aggregates", []string{"idle-memory", "idle-memory-busy"}, (*bench).idleMemory},
-	{"many aggregates", []string{"cost-scale"}, (*bench).scale},
+	{"many aggregates on PostgreSQL", []string{"cost-scale"}, (*bench).scale},
+	{"many aggregates, memory store", []string{"cost-scale-memory"}, (*bench).scaleMemory},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("speed", flag.ContinueOnError)
 	flags.SetOutput(stderr)
+	markdown := flags.Bool("markdown", false, "print the table in Markdown, as docs/figures.md shows it")
 	asJSON := flags.Bool("json", false, "print one JSON object as the last line")
 	dir := flags.String("report", "", "write an HTML page with plots into this `directory`")
 	pattern := flags.String("run", "", "measure only the figures whose name matches this `regexp`")
-	length := flags.Duration("for", 3*time.Second, "length of one sample")
+	length := flags.Duration("for", 2*time.Second, "length of one sample")
 	pairs := flags.Int("pairs", 5, "samples of each contender, taken in turn")
 	dsn := flags.String("dsn", os.Getenv("INGRAIN_TEST_POSTGRES"),
 		"`DSN` of a PostgreSQL server where databases may be created; default $INGRAIN_TEST_POSTGRES, else a server is started")
-	many := flags.Int("aggregates", 1_000_000, "aggregates in memory for cost-scale, about 3 GB a million")
+	many := flags.Int("aggregates", 1_000_000, "aggregates in memory for cost-scale and cost-scale-memory, about 3 GB a million")
 	strict := flags.Bool("strict", false, "fail when a goal is missed")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`, and those of its children beside it")
 	heap := flags.String("memprofile", "", "write an allocation profile of this process to `file` at the end")
@@ -118,7 +121,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	result := result{Figures: figures, Machine: b.machine, Seconds: time.Since(b.machine.begin).Seconds()}
-	result.table(stdout)
+	if *markdown {
+		result.markdown(stdout)
+	} else {
+		result.table(stdout)
+	}
 	if *dir != "" {
 		path, err := result.writePage(*dir)
 		if err != nil {

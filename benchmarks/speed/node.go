@@ -75,7 +75,8 @@ func stored(ctx context.Context, store persistence.Store) (map[string]int64, err
 func compare(inStore map[string]int64, acknowledged ...*bookings) error {
 	seen := 0
 	for _, b := range acknowledged {
-		for id, acked := range b.perStream() {
+		for i := range b.refs {
+			id, acked := b.refs[i].ID(), b.acked[i].Load()
 			if inStore[id] != acked {
 				return fmt.Errorf("account %s has %d events in the store, but %d commands were acknowledged", id, inStore[id], acked)
 			}

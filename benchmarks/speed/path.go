@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/cluster"
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -35,11 +36,14 @@ func (p *path) stop() { stopNode(p.node) }
 
 // run lets callers book on one aggregate each, or all on the first when there
 // is only one.
-func (p *path) run(ctx context.Context, d time.Duration, callers int) (s sample, err error) {
-	command, before := bookOf(storedBytes), p.node.Stats().Host
-	s.n, s.elapsed, err = closedLoop(ctx, d, callers, func(i int) error {
-		return p.booked.send(ctx, i%len(p.booked.refs), command)
-	})
+func (p *path) run(ctx context.Context, d time.Duration, callers int) (sample, error) {
+	return p.runAt(ctx, d, callers, bookOf(storedBytes), func(caller int) int { return caller % len(p.booked.refs) })
+}
+
+// runAt lets callers send a command to the aggregates that at chooses.
+func (p *path) runAt(ctx context.Context, d time.Duration, callers int, command aggregate.Command[account], at func(caller int) int) (s sample, err error) {
+	before := p.node.Stats().Host
+	s.n, s.elapsed, err = closedLoop(ctx, d, callers, func(i int) error { return p.booked.send(ctx, at(i), command) })
 	after := p.node.Stats().Host
 	if batches := after.Batches - before.Batches; batches > 0 {
 		s.batch = float64(after.Commits-before.Commits) / float64(batches)

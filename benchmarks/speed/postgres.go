@@ -149,7 +149,7 @@ func (b *bench) durable(ctx context.Context) (_ []*figure, err error) {
 			return errors.Join(err, store.Close())
 		}
 		closers = append(closers, func() error { p.stop(); return store.Close() })
-		checks = append(checks, func(ctx context.Context) error { return checkPath(ctx, dsn, p) })
+		checks = append(checks, func(ctx context.Context) error { return checkPath(ctx, dsn, p.booked) })
 		add(name, what, b.length, func(ctx context.Context, d time.Duration) (sample, error) { return p.run(ctx, d, callers) })
 		return nil
 	}
@@ -210,7 +210,8 @@ func (b *bench) durableFigures(of func(string) []sample) []*figure {
 	if single := of("single"); hot != nil && single != nil {
 		measured = append(measured, (&figure{
 			Name: "postgres-hot-round-trip", What: "one hot aggregate on PostgreSQL, 64 callers", Unit: "commands/s",
-			Than: "one INSERT and commit per round trip, 1 connection", Goal: ratioAtLeast(20),
+			Than: "one INSERT and commit per round trip, 1 connection",
+			Note: "no goal: it depends on the disk, and where a flush costs next to nothing one commit per round trip is quick; see postgres-hot-round-trip-1ms",
 		}).rates(hot, single))
 	}
 	if path != nil {
@@ -234,7 +235,7 @@ func (b *bench) serverNote(path []sample) string {
 }
 
 // checkPath compares the events in the database with what was acknowledged.
-func checkPath(ctx context.Context, dsn string, p *path) error {
+func checkPath(ctx context.Context, dsn string, booked *bookings) error {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
@@ -259,7 +260,7 @@ func checkPath(ctx context.Context, dsn string, p *path) error {
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	return compare(counts, p.booked)
+	return compare(counts, booked)
 }
 
 // latency compares the time from when a command is due until it is acknowledged
@@ -293,7 +294,7 @@ func (b *bench) latency(ctx context.Context) (_ []*figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(checkPath(ctx, dsn, p), base.check(ctx)); err != nil {
+	if err := errors.Join(checkPath(ctx, dsn, p.booked), base.check(ctx)); err != nil {
 		return nil, err
 	}
 	at := func(q float64) func(sample) float64 {

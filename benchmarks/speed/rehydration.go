@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,7 +37,7 @@ func (b *bench) rehydration(ctx context.Context) (_ []*figure, err error) {
 		s := persistence.Stream{Type: accountType, ID: accountID(i)}
 		targets[i], ids[i] = eventsourcing.Target{Definition: accounts.Definition(), Stream: s}, s.String()
 	}
-	if err := fill(ctx, dsn, targets, store.Meta().Partitions); err != nil {
+	if err := fill(ctx, dsn, rehydrated, 1, store.Meta().Partitions); err != nil {
 		return nil, err
 	}
 	conn, err := pgx.Connect(ctx, dsn)
@@ -90,26 +91,32 @@ func stateOf(l *eventsourcing.Loaded) (*account, bool) {
 	return state, ok
 }
 
-// fill writes one event for each aggregate, past the store, by COPY.
-func fill(ctx context.Context, dsn string, targets []eventsourcing.Target, partitions int) (err error) {
+// fill writes events for each of the first n accounts, past the store, by COPY,
+// in the order that costs the index on streams least.
+func fill(ctx context.Context, dsn string, n, events, partitions int) (err error) {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = accountID(i)
+	}
+	slices.Sort(ids)
 	heads, row, now := make([]int64, partitions), []byte(`{"Cents":1}`), time.Now()
 	columns := []string{"part", "pos", "epoch", "stream", "version", "type", "at", "cmd", "payload"}
-	n, err := conn.CopyFrom(ctx, pgx.Identifier{"ingrain", "es_event"}, columns, pgx.CopyFromSlice(len(targets), func(i int) ([]any, error) {
-		s := targets[i].Stream
+	written, err := conn.CopyFrom(ctx, pgx.Identifier{"ingrain", "es_event"}, columns, pgx.CopyFromSlice(n*events, func(i int) ([]any, error) {
+		s := persistence.Stream{Type: accountType, ID: ids[i/events]}
 		p := persistence.PartitionOf(s, partitions)
 		heads[p]++
-		return []any{int32(p), heads[p], int64(1), s.String(), int64(1), "deposited", now, [16]byte(aggregate.NewCommandID()), row}, nil
+		return []any{int32(p), heads[p], int64(1), s.String(), int64(i%events) + 1, "deposited", now, [16]byte(aggregate.NewCommandID()), row}, nil
 	}))
 	if err != nil {
 		return err
 	}
-	if n != int64(len(targets)) {
-		return fmt.Errorf("%d of %d events written", n, len(targets))
+	if written != int64(n*events) {
+		return fmt.Errorf("%d of %d events written", written, n*events)
 	}
 	_, err = conn.Exec(ctx, "vacuum analyze ingrain.es_event")
 	return err

@@ -52,6 +52,23 @@ func (r *result) table(w io.Writer) {
 	fmt.Fprintf(w, "\n%s; %.0f %% of the machine went to other programs; %.0f s\n", r.Machine, 100*r.Machine.Others, r.Seconds)
 }
 
+// markdown writes the table of docs/figures.md, and under it where and when.
+func (r *result) markdown(w io.Writer) {
+	fmt.Fprint(w, "\n| figure | value | baseline | ratio, median (min-max) | by CPU | goal | met |\n|---|---|---|---|---|---|---|\n")
+	for _, f := range r.Figures {
+		baseline, ratio, spread, byCPU := f.comparison()
+		if baseline != "" {
+			baseline += " " + f.Unit
+			ratio += " (" + spread + ")"
+		}
+		met := map[string]string{"met": "yes", "missed": "no"}[f.verdict()]
+		cells := []string{"`" + f.Name + "`", amount(f.Value) + " " + f.Unit, baseline, ratio, byCPU, f.Goal.String(), met}
+		fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
+	}
+	fmt.Fprintf(w, "\n%s; %s; %.0f %% of the machine went to other programs; %.0f s.\n",
+		r.Machine.begin.UTC().Format("2006-01-02"), r.Machine, 100*r.Machine.Others, r.Seconds)
+}
+
 // comparison is the baseline, the ratio, its spread, and what it is by
 // processor time, as text.
 func (f *figure) comparison() (baseline, ratio, spread, byCPU string) {

@@ -20,8 +20,8 @@ type sample struct {
 	elapsed time.Duration
 	cost    cost // of this process and its children meanwhile
 	// latencies are sorted; only of open loops
-	latencies []time.Duration
-	used      time.Duration // processor time, where the sample knows better than its cost
+	latencies  []time.Duration
+	used, idle time.Duration // processor time of the child that was measured, and of those that waited
 	// batch is how many went in one append, or in one envelope; 0 if unknown
 	batch float64
 }

@@ -114,6 +114,23 @@ func TestAMissedGoalIsAnErrorOnlyWhenStrict(t *testing.T) {
 	require.Error(t, f.settle(), "a ratio to nothing")
 }
 
+func TestTheMarkdownTableHasARowForEveryFigure(t *testing.T) {
+	full := &figure{
+		Name: "full", Unit: "commands/s", Goal: ratioAtLeast(2), Of: samples{1, 3, 2}, Base: samples{1, 1, 1}, cpu: samples{1}, baseCPU: samples{4},
+	}
+	bare := &figure{Name: "bare", Unit: "bytes", Goal: valueAtMost(10), Of: samples{11}}
+	require.NoError(t, full.settle())
+	require.NoError(t, bare.settle())
+	var out bytes.Buffer
+	(&result{Figures: []*figure{full, bare}, Machine: &machine{Cores: 2}}).markdown(&out)
+	require.Contains(t, out.String(), `
+| figure | value | baseline | ratio, median (min-max) | by CPU | goal | met |
+|---|---|---|---|---|---|---|
+| `+"`full`"+` | 2.00 commands/s | 1.00 commands/s | 2.00x (1.00-3.00) | 4.00x | ≥ 2.00x | yes |
+| `+"`bare`"+` | 11.0 bytes |  |  |  | ≤ 10.0 | no |
+`)
+}
+
 func TestWrongResultsDoNotCount(t *testing.T) {
 	b := newBookings(nil, 0, 3)
 	b.acked[0].Store(2)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -40,7 +41,16 @@ func (s *Store) Join(ctx context.Context, node persistence.Node) error {
 	if m.joined && m.cluster != node.Cluster {
 		return &persistence.SetupError{
 			Store:  "memory",
-			Reason: fmt.Sprintf("it belongs to cluster %q, not %q", m.cluster, node.Cluster),
+			Reason: fmt.Sprintf("it belongs to cluster %q, and Config.Name is %q", m.cluster, node.Cluster),
+		}
+	}
+	node.Lease = node.Lease.Truncate(time.Microsecond)
+	for _, other := range m.nodes {
+		if other.State != persistence.Dead && other.Lease != node.Lease {
+			return &persistence.SetupError{
+				Store:  "memory",
+				Reason: fmt.Sprintf("its node %s has a lease of %s, this one %s: all must have the same", other.ID, other.Lease, node.Lease),
+			}
 		}
 	}
 	if _, used := m.nodes[node.ID]; used {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -14,6 +15,8 @@ var nodeCases = []testCase{
 	{"TestFreshTablesAreEmpty", testFreshTablesAreEmpty},
 	{"TestJoinedNodeIsInTheView", testJoinedNodeIsInTheView},
 	{"TestForeignClusterIsRefused", testForeignClusterIsRefused},
+	{"TestAnotherLeaseIsRefusedWhileAMemberLives", testAnotherLeaseIsRefused},
+	{"TestConcurrentJoinsAgreeOnTheLease", testConcurrentJoinsAgreeOnTheLease},
 	{"TestNodeIDIsNeverReused", testNodeIDIsNeverReused},
 	{"TestRenewCountsAndRecordsState", testRenewCountsAndRecordsState},
 	{"TestEvictComparesRenewals", testEvictComparesRenewals},
@@ -56,11 +59,17 @@ func testJoinedNodeIsInTheView(t *testing.T, h Harness) {
 	full := persistence.Node{
 		ID: "node-é/1", Cluster: cluster, Address: "127.0.0.1:4000", Types: []string{"account", "order \"book\"", "a,b"},
 		State: persistence.Joining, Host: "host-1", Lock: "/run/node 1.lock",
+		Lease: 1500*time.Millisecond + 7*time.Microsecond,
 	}
-	bare := persistence.Node{ID: "node-2", Cluster: cluster, State: persistence.Active}
+	bare := persistence.Node{ID: "node-2", Cluster: cluster, State: persistence.Active, Lease: full.Lease}
 	require.NoError(t, s.Join(t.Context(), full))
 	require.NoError(t, h.Again(t, s).Join(t.Context(), bare))
 	require.Equal(t, full, member(t, s, full.ID))
+	renewed, err := s.Renew(t.Context(), full.ID, persistence.Active)
+	require.NoError(t, err)
+	for _, n := range renewed.Nodes {
+		require.Equal(t, full.Lease, n.Lease, n.ID)
+	}
 	got := member(t, s, bare.ID)
 	require.Empty(t, got.Types)
 	got.Types = nil
@@ -83,6 +92,72 @@ func testForeignClusterIsRefused(t *testing.T, h Harness) {
 	v, err := s.View(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []persistence.NodeID{"owner-2"}, memberIDs(v))
+}
+
+// Whoever takes over by force waits for the end of the victim's lease, which it
+// takes for its own. // I8
+func testAnotherLeaseIsRefused(t *testing.T, h Harness) {
+	s := h.Open(t, 1)
+	stores := []persistence.Store{s, h.Again(t, s)}
+	try := func(on int, id persistence.NodeID, lease time.Duration) error {
+		return stores[on].Join(t.Context(), persistence.Node{ID: id, Cluster: cluster, State: persistence.Joining, Lease: lease})
+	}
+	refused := func(id persistence.NodeID, lease, theirs time.Duration) {
+		t.Helper()
+		for on := range stores {
+			err := try(on, id, lease)
+			require.ErrorAs(t, err, new(*persistence.SetupError))
+			require.ErrorContains(t, err, lease.String())
+			require.ErrorContains(t, err, theirs.String())
+		}
+	}
+	require.NoError(t, try(0, "a", 3*time.Second))
+	refused("b", time.Second, 3*time.Second)
+	refused("b", 3*time.Second+time.Microsecond, 3*time.Second)
+	refused("b", 0, 3*time.Second)
+	require.NoError(t, try(1, "b", 3*time.Second), "the id was not used up")
+	require.NoError(t, s.Leave(t.Context(), "a"))
+	refused("c", time.Second, 3*time.Second)
+	for _, state := range []persistence.NodeState{persistence.Active, persistence.Draining} {
+		_, err := s.Renew(t.Context(), "b", state)
+		require.NoError(t, err)
+		refused("c", time.Second, 3*time.Second)
+	}
+	done, err := s.Evict(t.Context(), "b", 2)
+	require.NoError(t, err)
+	require.True(t, done)
+	require.NoError(t, try(0, "c", time.Second), "nobody lives")
+	require.Equal(t, time.Second, member(t, s, "c").Lease)
+	refused("d", 3*time.Second, time.Second)
+}
+
+func testConcurrentJoinsAgreeOnTheLease(t *testing.T, h Harness) {
+	const joiners, rounds = 4, 5
+	s := h.Open(t, 1)
+	stores := []persistence.Store{s, h.Again(t, s)}
+	for round := range rounds {
+		errs := make([]error, joiners)
+		start := make(chan struct{})
+		var group sync.WaitGroup
+		for i := range joiners {
+			node := persistence.Node{
+				ID: persistence.NodeID([]rune{rune('a' + round), rune('a' + i)}), Cluster: cluster,
+				State: persistence.Active, Lease: time.Duration(i+1) * time.Second,
+			}
+			group.Go(func() { <-start; errs[i] = stores[i%2].Join(t.Context(), node) })
+		}
+		close(start)
+		group.Wait()
+		for _, err := range errs {
+			if err != nil {
+				require.ErrorAs(t, err, new(*persistence.SetupError))
+			}
+		}
+		v, err := s.View(t.Context())
+		require.NoError(t, err)
+		require.Len(t, v.Nodes, 1, "each wants a lease of its own")
+		require.NoError(t, s.Leave(t.Context(), v.Nodes[0].ID))
+	}
 }
 
 func testNodeIDIsNeverReused(t *testing.T, h Harness) {

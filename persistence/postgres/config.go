@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -87,12 +88,18 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) validate() (*pgx.ConnConfig, error) {
+	if c.DSN == "" {
+		return nil, opening("", refuse("no DSN given"))
+	}
+	base, err := pgx.ParseConfig(c.DSN)
+	if err != nil {
+		// The error has the address in it, but pgx takes the password out.
+		return nil, opening("", &persistence.SetupError{Store: storeName, Reason: "the DSN cannot be parsed", Err: err})
+	}
 	invalid := func(format string, args ...any) error {
-		return &persistence.SetupError{Store: storeName, Reason: fmt.Sprintf(format, args...)}
+		return opening(c.place(base), refuse(format, args...))
 	}
 	switch {
-	case c.DSN == "":
-		return nil, invalid("no DSN given")
 	case c.Partitions < 0 || c.Partitions > maxPartitions:
 		return nil, invalid("%d partitions, want 1 to %d", c.Partitions, maxPartitions)
 	case c.Lanes < 0 || c.Lanes > maxConns:
@@ -104,13 +111,17 @@ func (c Config) validate() (*pgx.ConnConfig, error) {
 	case len(c.Schema) > maxIdentifier || strings.ContainsRune(c.Schema, 0) || !utf8.ValidString(c.Schema):
 		return nil, invalid("schema name %q is not one", c.Schema)
 	}
-	base, err := pgx.ParseConfig(c.DSN)
-	if err != nil {
-		// The error has the address in it, but pgx takes the password out.
-		return nil, &persistence.SetupError{Store: storeName, Reason: "the DSN cannot be parsed", Err: err}
-	}
 	return base, nil
 }
+
+// place is how errors name the store.
+func (c Config) place(base *pgx.ConnConfig) string {
+	return fmt.Sprintf("database %q, schema %q", databaseOf(base), c.Schema)
+}
+
+// databaseOf is the database that a DSN leads to: the server takes the one named
+// like the user when there is none in it.
+func databaseOf(base *pgx.ConnConfig) string { return cmp.Or(base.Database, base.User) }
 
 // sessionName tells operators, and claimers, what a session is for and whose it
 // is.

@@ -3,8 +3,11 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,6 +74,10 @@ var (
 		"idle_in_transaction_session_timeout": "10s",
 		"lock_timeout":                        "5s",
 		"statement_timeout":                   "30s",
+		// What a writer joins is a few parameters with an index. Other joins read
+		// the index from end to end, which looks cheap when the plan is made.
+		"enable_mergejoin": "off",
+		"enable_hashjoin":  "off",
 	}
 	claimSettings = map[string]string{
 		"tcp_user_timeout":                    "10s",
@@ -129,10 +136,12 @@ func (s *Store) disconnect() {
 	}
 }
 
-// unfit explains why a first connection could not be made.
-func unfit(err error) error {
+// unfit explains why a first connection could not be made, or the tables not be
+// set up.
+func unfit(err error, base *pgx.ConnConfig, schema string) error {
 	reason := "the server cannot be reached"
 	var pgErr *pgconn.PgError
+	var connecting *pgconn.ConnectError
 	switch {
 	case errors.Is(err, pgconn.ErrStandbyConnection):
 		reason = "the server is a standby, and only a primary will do"
@@ -143,7 +152,13 @@ func unfit(err error) error {
 		case "3D000":
 			reason = "there is no such database"
 		case "42501":
-			reason = "the user lacks a permission"
+			user, database := pgx.Identifier{base.User}.Sanitize(), pgx.Identifier{databaseOf(base)}.Sanitize()
+			if errors.As(err, &connecting) {
+				reason = fmt.Sprintf("the user lacks a permission (grant connect on database %s to %s)", database, user)
+				break
+			}
+			reason = fmt.Sprintf("the user lacks a permission (to make the schema: grant create on database %s to %s; "+
+				"for one that is there: alter schema %s owner to %s)", database, user, pgx.Identifier{schema}.Sanitize(), user)
 		case "53300":
 			reason = "the server has no connection left"
 		case "57P03":
@@ -152,5 +167,42 @@ func unfit(err error) error {
 			reason = "the server refuses"
 		}
 	}
-	return &persistence.SetupError{Store: storeName, Reason: reason, Err: err}
+	return &persistence.SetupError{Store: storeName, Reason: reason, Err: concise(err)}
+}
+
+// conciseError is another error that says less.
+type conciseError struct {
+	text string
+	err  error
+}
+
+func (e *conciseError) Error() string { return e.text }
+func (e *conciseError) Unwrap() error { return e.err }
+
+// concise makes a connection that could not be made say what the server said,
+// or else what went wrong at each of its addresses. The driver tells of every
+// attempt, and makes two at each address: one with TLS, one without.
+func concise(err error) error {
+	var connecting *pgconn.ConnectError
+	if !errors.As(err, &connecting) {
+		return err
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return &conciseError{text: pgErr.Error(), err: err}
+	}
+	var attempts, refused []string
+	for _, attempt := range strings.Split(connecting.Unwrap().Error(), "\n") {
+		switch {
+		case slices.Contains(attempts, attempt):
+		case strings.HasSuffix(attempt, "server refused TLS connection"):
+			refused = append(refused, attempt)
+		default:
+			attempts = append(attempts, attempt)
+		}
+	}
+	if len(attempts) == 0 {
+		attempts = slices.Compact(refused)
+	}
+	return &conciseError{text: strings.Join(attempts, "; "), err: err}
 }

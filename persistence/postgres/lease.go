@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -10,18 +12,20 @@ import (
 )
 
 const (
-	// es_meta's row is locked by the first to join only.
 	clusterSQL = `update es_meta set cluster = $1 where cluster is null`
-	sameSQL    = `select cluster from es_meta`
-	joinSQL    = `insert into es_node (node, address, types, state, renewals, host, lock)
-		values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing`
+	// The lock lets one node join at a time, so that each sees the lease of the
+	// one before.
+	sameSQL    = `select cluster from es_meta for no key update`
+	anotherSQL = `select node, lease from es_node where state <> 'dead' and lease <> $1 order by node limit 1`
+	joinSQL    = `insert into es_node (node, address, types, state, renewals, host, lock, lease)
+		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`
 	renewSQL = `update es_node set renewals = renewals + 1, state = $2 where node = $1 and state <> 'dead'`
 	// One statement, so that both tables are seen at one moment.
 	viewSQL = `select n.node, n.address, n.types, n.state, n.renewals, n.host, n.lock, m.cluster,
-			null::int, null::bigint, null::boolean
+			null::int, null::bigint, null::boolean, coalesce(n.lease, 0)
 		  from es_node n, es_meta m where n.state <> 'dead'
 		union all
-		select p.owner, null, null, null, null, null, null, null, p.part, p.epoch, p.released from es_partition p`
+		select p.owner, null, null, null, null, null, null, null, p.part, p.epoch, p.released, null from es_partition p`
 	evictSQL  = `update es_node set state = 'dead' where node = $1 and renewals = $2 and state <> 'dead'`
 	verifySQL = `select i.n from unnest($1::int[], $2::bigint[]) with ordinality i(part, epoch, n)
 		join es_partition p on p.part = i.part and p.epoch = i.epoch where p.owner = $3 and $3 <> ''`
@@ -34,6 +38,10 @@ func (s *Store) Join(ctx context.Context, node persistence.Node) error {
 	}
 	defer s.gate.leave()
 	err := try(ctx, s.members, once, func() error { return s.join(ctx, node) })
+	if setup := (*persistence.SetupError)(nil); errors.As(err, &setup) {
+		setup.Place = s.place
+		return setup // it is about the store, not about the node
+	}
 	if err != nil {
 		return fmt.Errorf("join %s: %w", node.ID, err)
 	}
@@ -50,19 +58,40 @@ func (s *Store) join(ctx context.Context, node persistence.Node) error {
 			return err
 		}
 		if cluster != node.Cluster {
-			return &persistence.SetupError{Store: storeName, Reason: fmt.Sprintf("it belongs to cluster %q, not %q", cluster, node.Cluster)}
+			return &persistence.SetupError{Store: storeName, Reason: fmt.Sprintf("it belongs to cluster %q, and Config.Name is %q", cluster, node.Cluster)}
+		}
+		if err := requireSameLease(ctx, tx, node.Lease); err != nil {
+			return err
 		}
 		types := node.Types
 		if types == nil {
 			types = []string{}
 		}
-		tag, err := tx.Exec(ctx, joinSQL, string(node.ID), node.Address, types, string(node.State), node.Renewals, node.Host, node.Lock)
+		tag, err := tx.Exec(ctx, joinSQL, string(node.ID), node.Address, types, string(node.State), node.Renewals,
+			node.Host, node.Lock, node.Lease.Microseconds())
 		if err == nil && tag.RowsAffected() == 0 {
 			err = persistence.ErrNotMember
 		}
 		return err
 	})
 }
+
+// requireSameLease refuses a node whose lease is not that of the living.
+func requireSameLease(ctx context.Context, tx pgx.Tx, lease time.Duration) error {
+	var other string
+	var theirs int64
+	err := tx.QueryRow(ctx, anotherSQL, lease.Microseconds()).Scan(&other, &theirs)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = refuse("its node %s has a lease of %s, this one %s: all must have the same",
+			other, micros(theirs), lease.Truncate(time.Microsecond))
+	}
+	return err
+}
+
+func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 // Renew counts a renewal and returns the view.
 func (s *Store) Renew(ctx context.Context, node persistence.NodeID, state persistence.NodeState) (persistence.View, error) {
@@ -153,9 +182,11 @@ func (s *Store) scanView(rows pgx.Rows) (persistence.View, error) {
 			continue
 		}
 		var n persistence.Node
-		if err := rows.Scan(&n.ID, &n.Address, &n.Types, &n.State, &n.Renewals, &n.Host, &n.Lock, &n.Cluster, nil, nil, nil); err != nil {
+		var lease int64
+		if err := rows.Scan(&n.ID, &n.Address, &n.Types, &n.State, &n.Renewals, &n.Host, &n.Lock, &n.Cluster, nil, nil, nil, &lease); err != nil {
 			return view, err
 		}
+		n.Lease = micros(lease)
 		if len(n.Types) == 0 {
 			n.Types = nil
 		}

@@ -56,9 +56,14 @@ func migrations() ([]migration, error) {
 // setUp checks the server and creates or updates the schema, all in one
 // transaction, which waits for others that do the same.
 func setUp(ctx context.Context, base *pgx.ConnConfig, config *Config) (meta persistence.Meta, err error) {
+	defer func() {
+		if err != nil {
+			err = opening(config.place(base), err)
+		}
+	}()
 	conn, err := pgx.ConnectConfig(ctx, session(base, setupRole, config.Schema, nil))
 	if err != nil {
-		return meta, unfit(err)
+		return meta, unfit(err, base, config.Schema)
 	}
 	defer func() {
 		// After success a failing goodbye has no consequence.
@@ -68,7 +73,7 @@ func setUp(ctx context.Context, base *pgx.ConnConfig, config *Config) (meta pers
 			err = errors.Join(err, e)
 		}
 	}()
-	if err := checkServer(ctx, conn, config); err != nil {
+	if err := checkServer(ctx, conn, base, config); err != nil {
 		return meta, err
 	}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -76,17 +81,17 @@ func setUp(ctx context.Context, base *pgx.ConnConfig, config *Config) (meta pers
 		return err
 	})
 	if setup := (*persistence.SetupError)(nil); err != nil && !errors.As(err, &setup) {
-		return meta, unfit(err)
+		return meta, unfit(err, base, config.Schema)
 	}
 	return meta, err
 }
 
-func checkServer(ctx context.Context, conn *pgx.Conn, config *Config) error {
+func checkServer(ctx context.Context, conn *pgx.Conn, base *pgx.ConnConfig, config *Config) error {
 	var version int
 	var encoding, fsync string
 	if err := conn.QueryRow(ctx, `select current_setting('server_version_num')::int, current_setting('server_encoding'),
 		current_setting('fsync')`).Scan(&version, &encoding, &fsync); err != nil {
-		return unfit(err)
+		return unfit(err, base, config.Schema)
 	}
 	if version < 130000 {
 		return refuse("the server is PostgreSQL %d, at least 13 is needed", version/10000)
@@ -171,6 +176,15 @@ func readMeta(ctx context.Context, tx pgx.Tx, config *Config, schema int) (meta 
 	meta.StoreID = hex.EncodeToString(id[:])
 	meta.Schema = schema
 	return meta, nil
+}
+
+// opening says of an error that it ended Open, and of which store.
+func opening(place string, err error) error {
+	var setup *persistence.SetupError
+	if errors.As(err, &setup) {
+		setup.Place = place
+	}
+	return fmt.Errorf("open %w", err)
 }
 
 func refuse(format string, args ...any) error {

@@ -153,11 +153,11 @@ func requireDense(t *testing.T, s *postgres.Store) (lengths [steadyPartitions]pe
 	return lengths
 }
 
-func requireDeposed(t *testing.T, c *persistence.Commit) {
+func requireDeposed(t *testing.T, c *persistence.Commit, by persistence.NodeID) {
 	t.Helper()
 	var fenced *persistence.FencedError
 	require.ErrorAs(t, c.Err, &fenced)
-	require.Equal(t, persistence.FencedError{Partition: c.Partition, Epoch: 1, Current: 2, Owner: "second"}, *fenced)
+	require.Equal(t, persistence.FencedError{Partition: c.Partition, Epoch: 1, Current: 2, Owner: by}, *fenced)
 	require.Zero(t, c.Offset)
 }
 
@@ -191,33 +191,39 @@ func TestSteadyAppendIsOneStatement(t *testing.T) {
 }
 
 func TestSteadyAppendBehindAClaimIsFenced(t *testing.T) {
-	for _, shape := range shapes {
-		t.Run(shape.name, func(t *testing.T) {
-			w, conn, dsn := openSteady(t)
-			claimer := raw(t, dsn)
-			exec(t, claimer, `begin`)
-			exec(t, claimer, `update es_partition set epoch = epoch + 1, owner = 'second' where part = 1`)
+	for _, by := range []persistence.NodeID{"second", "first"} { // the same node's next epoch is no better
+		for _, shape := range shapes {
+			t.Run(fmt.Sprintf("%s by %s", shape.name, by), func(t *testing.T) { testSteadyAppendBehindAClaim(t, shape.partitions, by) })
+		}
+	}
+}
 
-			var b *persistence.Batch
-			var appending sync.WaitGroup
-			appending.Go(func() { b, _ = w.append(context.Background(), shape.partitions...) })
-			awaitBlocked(t, conn)
-			exec(t, claimer, `commit`)
-			appending.Wait()
+func testSteadyAppendBehindAClaim(t *testing.T, partitions []persistence.Partition, by persistence.NodeID) {
+	w, conn, dsn := openSteady(t)
+	claimer := raw(t, dsn)
+	exec(t, claimer, `begin`)
+	exec(t, claimer, `update es_partition set epoch = epoch + 1, owner = $1 where part = 1`, string(by))
 
-			for _, c := range b.Commits {
-				if c.Partition == 1 {
-					requireDeposed(t, c)
-				} else {
-					require.NoError(t, c.Err, "only the lost partition's commits fail")
-				}
+	var b *persistence.Batch
+	var appending sync.WaitGroup
+	appending.Go(func() { b, _ = w.append(context.Background(), partitions...) })
+	awaitBlocked(t, conn)
+	exec(t, claimer, `commit`)
+	appending.Wait()
+	for range 2 { // then again, when the claim is long done
+		for _, c := range b.Commits {
+			if c.Partition == 1 {
+				requireDeposed(t, c, by)
+			} else {
+				require.NoError(t, c.Err, "only the lost partition's commits fail")
 			}
-			lengths := requireDense(t, w.store)
-			require.EqualValues(t, 1, lengths[1])
-			for p, f := range w.fences {
-				require.Equal(t, f.Head, lengths[p])
-			}
-		})
+		}
+		lengths := requireDense(t, w.store)
+		require.EqualValues(t, 1, lengths[1])
+		for p, f := range w.fences {
+			require.Equal(t, f.Head, lengths[p])
+		}
+		b, _ = w.append(t.Context(), partitions...)
 	}
 }
 
@@ -252,7 +258,7 @@ func TestClaimWaitsForTheSteadyAppend(t *testing.T) {
 			require.NotEmpty(t, b.Commits)
 			b, err = w.append(t.Context(), shape.partitions...)
 			require.Error(t, err)
-			requireDeposed(t, b.Commits[0])
+			requireDeposed(t, b.Commits[0], "second")
 		})
 	}
 }
@@ -267,13 +273,25 @@ func TestFencedPartitionAmongSteadyOnes(t *testing.T) {
 		require.Error(t, err)
 		for _, c := range b.Commits {
 			if c.Partition == 2 {
-				requireDeposed(t, c)
+				requireDeposed(t, c, "second")
 			} else {
 				require.NoError(t, c.Err)
 			}
 		}
 	}
 	require.Equal(t, [...]persistence.Offset{3, 5, 1, 3}, requireDense(t, w.store))
+}
+
+func TestOwnNextEpochFencesTheSteadyAppend(t *testing.T) {
+	for _, shape := range shapes {
+		w, _, _ := openSteady(t)
+		_, err := w.store.Claim(t.Context(), 1, 1, w.owner)
+		require.NoError(t, err)
+		b, err := w.append(t.Context(), shape.partitions...)
+		require.Error(t, err)
+		requireDeposed(t, b.Commits[0], w.owner)
+		require.EqualValues(t, 1, requireDense(t, w.store)[1])
+	}
 }
 
 func TestSteadyAppendNeedsAnOwner(t *testing.T) {
@@ -359,9 +377,10 @@ func TestNoSteadyAppendAfterAClaim(t *testing.T) {
 
 		var appends atomic.Int64
 		var ended error
+		var stop atomic.Bool
 		var appending sync.WaitGroup
 		appending.Go(func() {
-			for ended == nil {
+			for ended == nil && !stop.Load() {
 				_, ended = deposed.append(context.Background(), shape.partitions...)
 				appends.Add(1)
 			}
@@ -370,7 +389,11 @@ func TestNoSteadyAppendAfterAClaim(t *testing.T) {
 		require.Eventually(t, func() bool { return appends.Load() > enough }, 10*time.Second, 50*time.Microsecond, "appends")
 		successor.claim(t)
 		seen := requireDense(t, successor.store)
+		stop.Store(true)
 		appending.Wait()
+		if ended == nil {
+			_, ended = deposed.append(t.Context(), shape.partitions...)
+		}
 		require.ErrorAs(t, ended, new(*persistence.FencedError))
 		require.False(t, errors.Is(ended, persistence.ErrUnknownOutcome))
 		require.Equal(t, seen, requireDense(t, successor.store), "round %d: the deposed owner wrote after the claim", round)

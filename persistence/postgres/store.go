@@ -1,10 +1,13 @@
 // Package postgres is a [persistence.Store] on PostgreSQL 13 or newer.
 //
-// An append of many commits is one pipeline, hence one round trip and one
-// transaction: a function that locks the partition rows and compares owner,
-// epoch and head (I1), then one INSERT of everything. Offsets are assigned in
-// memory, and the row locks, held until the transaction ends, make their order
-// the order of commit (I9). DESIGN.md of package persistence has the reasons.
+// An append of many commits is one round trip and one transaction. In the
+// steady state, when the connection knows the partitions, it is one INSERT on
+// the condition that their rows, locked, have the epoch and the owner (I1).
+// Otherwise a function locks the rows, compares owner, epoch and head and says
+// what is wrong, and the INSERT follows in the same pipeline. Offsets are
+// assigned in memory, and the row locks, held until the transaction ends, make
+// their order the order of commit (I9). DESIGN.md of package persistence has the
+// reasons.
 //
 // Only primaries are used, for reads too. Sessions carry settings and a name by
 // which a claimer finds a frozen writer, so a connection pooler between store
@@ -27,9 +30,10 @@ const storeName = "postgres"
 // concurrent use. Appends, reads and snapshots, membership, and claims each
 // have connections of their own, so that none waits behind another kind.
 type Store struct {
-	meta persistence.Meta
-	log  *slog.Logger
-	gate gate
+	meta  persistence.Meta
+	place string // how errors name the store
+	log   *slog.Logger
+	gate  gate
 
 	lanes   lanes
 	reads   *pgxpool.Pool // reads, snapshots, checkpoints
@@ -65,7 +69,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if err != nil {
 		return nil, &persistence.SetupError{Store: storeName, Reason: "make the cache of stream versions", Err: err}
 	}
-	s := &Store{meta: meta, log: config.Logger, known: known}
+	s := &Store{meta: meta, place: config.place(base), log: config.Logger, known: known}
 	if err := s.connect(ctx, base, &config); err != nil {
 		s.disconnect()
 		return nil, err

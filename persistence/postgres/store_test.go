@@ -299,6 +299,25 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	refused(postgres.Config{DSN: dsn}, "a standby")
 }
 
+func TestNodesFromBeforeLeasesWereKeptKeepNobodyOut(t *testing.T) {
+	dsn := postgrestest.DSN(t)
+	s := open(t, dsn)
+	join := func(id persistence.NodeID, lease time.Duration) error {
+		return s.Join(t.Context(), persistence.Node{ID: id, Cluster: "test", State: persistence.Active, Lease: lease})
+	}
+	require.NoError(t, join("old", time.Second))
+	exec(t, raw(t, dsn), "update es_node set lease = null") // as the migration leaves it
+	require.NoError(t, join("new", 3*time.Second))
+	require.ErrorContains(t, join("other", time.Second), "node new has a lease of 3s, this one 1s")
+	view, err := s.View(t.Context())
+	require.NoError(t, err)
+	leases := map[persistence.NodeID]time.Duration{}
+	for _, n := range view.Nodes {
+		leases[n.ID] = n.Lease
+	}
+	require.Equal(t, map[persistence.NodeID]time.Duration{"old": 0, "new": 3 * time.Second}, leases)
+}
+
 func requireSetupError(t *testing.T, err error, reason string) {
 	t.Helper()
 	var setup *persistence.SetupError

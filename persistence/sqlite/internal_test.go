@@ -444,6 +444,26 @@ func TestMigrationsRunInOrderAndOnce(t *testing.T) {
 	}))
 }
 
+func TestNodesFromBeforeLeasesWereKeptKeepNobodyOut(t *testing.T) {
+	ctx := t.Context()
+	s := openAt(t, t.TempDir(), defaultWALLimits)
+	join := func(id persistence.NodeID, lease time.Duration) error {
+		return s.Join(ctx, persistence.Node{ID: id, Cluster: "test", State: persistence.Active, Lease: lease})
+	}
+	require.NoError(t, join("old", time.Second))
+	require.NoError(t, s.write(ctx, func(c *conn) error {
+		_, err := c.exec("update es_node set lease = null") // as the migration leaves it
+		return err
+	}))
+	require.NoError(t, join("new", 3*time.Second))
+	require.ErrorContains(t, join("other", time.Second), "node new has a lease of 3s, this one 1s")
+	view, err := s.View(ctx)
+	require.NoError(t, err)
+	require.Len(t, view.Nodes, 2)
+	require.Equal(t, 3*time.Second, view.Nodes[0].Lease)
+	require.Zero(t, view.Nodes[1].Lease)
+}
+
 func TestMigrationsHaveNoGaps(t *testing.T) {
 	file := func() *fstest.MapFile { return &fstest.MapFile{Data: []byte("select 1")} }
 	for _, names := range [][]string{{"0002_a.sql"}, {"0001_a.sql", "0003_b.sql"}, {"0001_a.sql", "0001_b.sql"}, {"x.sql"}} {

@@ -3,7 +3,9 @@ package sqlite
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/ingrain-go/ingrain/persistence"
@@ -29,21 +31,44 @@ func (s *Store) Join(ctx context.Context, node persistence.Node) error {
 			return err
 		}
 		if cluster != node.Cluster {
-			return setupError(fmt.Sprintf("it belongs to cluster %q, not %q", cluster, node.Cluster), nil)
+			return setupError(fmt.Sprintf("it belongs to cluster %q, and Config.Name is %q", cluster, node.Cluster), nil)
 		}
-		added, err := c.exec(`insert into es_node (node, address, types, state, host, lock, joined_at)
-			values (?, ?, ?, ?, ?, ?, ?) on conflict do nothing`,
-			node.ID, node.Address, string(types), node.State, node.Host, node.Lock, time.Now())
+		if err := requireSameLease(c, node.Lease); err != nil {
+			return err
+		}
+		added, err := c.exec(`insert into es_node (node, address, types, state, host, lock, joined_at, lease)
+			values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing`,
+			node.ID, node.Address, string(types), node.State, node.Host, node.Lock, time.Now(), node.Lease.Microseconds())
 		if err == nil && added == 0 {
 			err = fmt.Errorf("the id was used before: %w", persistence.ErrNotMember)
 		}
 		return err
 	})
+	if setup := (*persistence.SetupError)(nil); errors.As(err, &setup) {
+		setup.Place = filepath.Dir(s.path)
+		return setup // it is about the store, not about the node
+	}
 	if err != nil {
 		return fmt.Errorf("join %s: %w", node.ID, err)
 	}
 	return nil
 }
+
+// requireSameLease refuses a node whose lease is not that of the living.
+func requireSameLease(c *conn, lease time.Duration) error {
+	var other persistence.NodeID
+	var theirs time.Duration
+	differs, err := c.queryRow("select node, lease from es_node where state <> ? and lease <> ? order by node limit 1", func(r row) {
+		other, theirs = persistence.NodeID(r.text(0)), micros(r.int(1))
+	}, persistence.Dead, lease.Microseconds())
+	if err == nil && differs {
+		err = setupError(fmt.Sprintf("its node %s has a lease of %s, this one %s: all must have the same",
+			other, theirs, lease.Truncate(time.Microsecond)), nil)
+	}
+	return err
+}
+
+func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 func alive(state persistence.NodeState) bool {
 	return state == persistence.Joining || state == persistence.Active || state == persistence.Draining
@@ -88,11 +113,12 @@ func (s *Store) View(ctx context.Context) (persistence.View, error) {
 
 func readView(c *conn) (persistence.View, error) {
 	var view persistence.View
-	err := c.query(`select node, cluster, address, types, state, renewals, host, lock
+	err := c.query(`select node, cluster, address, types, state, renewals, host, lock, lease
 		from es_node, es_meta where state <> ? order by node`, func(r row) error {
 		node := persistence.Node{
 			ID: persistence.NodeID(r.text(0)), Cluster: r.text(1), Address: r.text(2),
 			State: persistence.NodeState(r.text(4)), Renewals: r.int(5), Host: r.text(6), Lock: r.text(7),
+			Lease: micros(r.int(8)),
 		}
 		err := json.Unmarshal([]byte(r.text(3)), &node.Types)
 		view.Nodes = append(view.Nodes, node)

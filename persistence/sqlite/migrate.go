@@ -185,23 +185,28 @@ func setupError(reason string, err error) *persistence.SetupError {
 	return &persistence.SetupError{Store: "sqlite", Reason: reason, Err: err}
 }
 
-// explain turns what went wrong while opening into a SetupError, unless it is
-// one already or the caller's context ended.
-func explain(path string, err error) error {
+// explain turns what went wrong while opening the store in dir into a
+// SetupError, unless the caller's context ended.
+func explain(dir string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("open sqlite store %s: %w", dir, err)
+	}
 	var setup *persistence.SetupError
-	if errors.As(err, &setup) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%s: %w", path, err)
+	if !errors.As(err, &setup) {
+		reason := fileName + " cannot be used"
+		switch code(err) & 0xff {
+		case sqlite3.SQLITE_NOTADB:
+			reason = fileName + " is not a SQLite database"
+		case sqlite3.SQLITE_CORRUPT:
+			reason = fileName + " is damaged"
+		case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
+			reason = fileName + " cannot be written"
+		case sqlite3.SQLITE_CANTOPEN:
+			reason = fileName + " cannot be opened or created"
+		}
+		setup = setupError(reason, err)
+		err = setup
 	}
-	reason := path + " cannot be used"
-	switch code(err) & 0xff {
-	case sqlite3.SQLITE_NOTADB:
-		reason = path + " is not a SQLite database"
-	case sqlite3.SQLITE_CORRUPT:
-		reason = path + " is damaged"
-	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
-		reason = path + " cannot be written"
-	case sqlite3.SQLITE_CANTOPEN:
-		reason = path + " cannot be opened or created"
-	}
-	return setupError(reason, err)
+	setup.Place = dir
+	return fmt.Errorf("open %w", err)
 }

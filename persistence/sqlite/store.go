@@ -113,18 +113,18 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 func open(ctx context.Context, config Config, limits walLimits) (_ *Store, err error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {
-		return nil, err
+		return nil, explain(config.Dir, err)
 	}
 	dir, err := filepath.Abs(config.Dir)
 	if err != nil {
-		return nil, setupError("directory "+config.Dir, err)
+		return nil, explain(config.Dir, setupError("the directory cannot be found", err))
 	}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, setupError("directory "+dir+" cannot be made", err)
+		return nil, explain(dir, setupError("the directory cannot be made", err))
 	}
 	lock, err := openFileLock(filepath.Join(dir, lockName))
 	if err != nil {
-		return nil, setupError("directory "+dir+" cannot be written", err)
+		return nil, explain(dir, setupError("the directory cannot be written", err))
 	}
 	s := &Store{
 		path:      filepath.Join(dir, fileName),
@@ -137,7 +137,7 @@ func open(ctx context.Context, config Config, limits walLimits) (_ *Store, err e
 	var opened []*conn
 	defer func() {
 		if err != nil {
-			err = explain(s.path, err)
+			err = explain(dir, err)
 			for _, c := range opened {
 				err = errors.Join(err, c.close())
 			}

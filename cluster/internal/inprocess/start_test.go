@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -21,11 +22,13 @@ func TestWrongConfigurations(t *testing.T) {
 		config *cluster.Config
 		says   []string
 	}{
-		"none":          {nil, []string{"no Config"}},
-		"no store":      {&cluster.Config{Aggregates: []aggregate.Any{counters}}, []string{"Config.Store"}},
-		"no aggregates": {&cluster.Config{Store: store}, []string{"Config.Aggregates"}},
-		"definitions":   {&cluster.Config{Store: store, Aggregates: []aggregate.Any{broken, nameless}}, []string{`"add"`, "bad name", "name"}},
-		"one twice":     {&cluster.Config{Store: store, Aggregates: []aggregate.Any{counters, counters}}, []string{"counter"}},
+		"none":           {nil, []string{"no Config"}},
+		"no store":       {&cluster.Config{Aggregates: []aggregate.Any{counters}}, []string{"Config.Store"}},
+		"no aggregates":  {&cluster.Config{Store: store}, []string{"Config.Aggregates"}},
+		"definitions":    {&cluster.Config{Store: store, Aggregates: []aggregate.Any{broken, nameless}}, []string{`"add"`, "bad name", "name"}},
+		"one twice":      {&cluster.Config{Store: store, Aggregates: []aggregate.Any{counters, counters}}, []string{"counter"}},
+		"negative lease": {&cluster.Config{Store: store, Aggregates: []aggregate.Any{counters}, Lease: -time.Second}, []string{"Config.Lease", "-1s", "100ms"}},
+		"short lease":    {&cluster.Config{Store: store, Aggregates: []aggregate.Any{counters}, Lease: 100*time.Millisecond - 1}, []string{"Config.Lease", "99.999999ms", "100ms"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -55,6 +58,22 @@ func TestTwoClustersOnOneStore(t *testing.T) {
 	require.ErrorContains(t, err, "ingrain")
 	require.Len(t, h.nodes[0].Members(), 1)
 	sum(t, h.nodes[0], "a")
+}
+
+// Whoever takes over by force waits for the end of its own lease. // I8
+func TestNodesOfDifferentLeasesDoNotMix(t *testing.T) {
+	h := build(t, 1, nil)
+	for _, lease := range []time.Duration{100 * time.Millisecond, 3 * time.Second} {
+		n, err := cluster.Start(t.Context(), h.config(1, func(_ int, c *cluster.Config) { c.Lease = lease }))
+		require.Nil(t, n)
+		var setup *persistence.SetupError
+		require.ErrorAs(t, err, &setup)
+		require.ErrorContains(t, err, "lease of 1s, this one "+lease.String())
+	}
+	require.Len(t, h.nodes[0].Members(), 1)
+	require.Equal(t, time.Second, h.nodes[0].Members()[0].Lease)
+	require.NoError(t, h.nodes[0].Stop(within(t, patience)))
+	clustertest.Start(t, h.config(1, func(_ int, c *cluster.Config) { c.Lease = 100 * time.Millisecond }))
 }
 
 func TestStartOnAStoreThatIsDown(t *testing.T) {

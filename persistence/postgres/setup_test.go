@@ -1,0 +1,135 @@
+package postgres_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ingrain-go/ingrain/persistence"
+	"github.com/ingrain-go/ingrain/persistence/postgres"
+	"github.com/ingrain-go/ingrain/persistence/postgres/postgrestest"
+)
+
+// administered is a server with a database of its own, and a connection of the
+// superuser to it.
+func administered(t *testing.T) (server *postgrestest.Server, dsn string, admin *pgx.Conn) {
+	t.Helper()
+	server, err := postgrestest.Start(t.Context(), "")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	dsn, err = server.CreateDatabase(t.Context())
+	require.NoError(t, err)
+	admin, err = pgx.Connect(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = admin.Close(context.Background()) }) // its server may be gone
+	return server, dsn, admin
+}
+
+// What the error tells to grant is done, and then the store opens.
+func TestOpenSaysWhatToGrant(t *testing.T) {
+	_, dsn, admin := administered(t)
+	exec(t, admin, `create role lodger login`)
+	exec(t, admin, `create schema theirs`)
+	exec(t, admin, `revoke connect on database ingrain_1 from public`)
+	grant := func(c postgres.Config, statement string) {
+		t.Helper()
+		_, err := postgres.Open(t.Context(), c)
+		requireSetupError(t, err, "the user lacks a permission")
+		require.ErrorContains(t, err, statement)
+		require.ErrorContains(t, err, "(SQLSTATE 42501)")
+		exec(t, admin, statement)
+	}
+	opens := func(c postgres.Config) {
+		t.Helper()
+		s, err := postgres.Open(t.Context(), c)
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+	}
+	own := postgres.Config{DSN: dsn + " user=lodger", Partitions: 1}
+	grant(own, `grant connect on database "ingrain_1" to "lodger"`)
+	grant(own, `grant create on database "ingrain_1" to "lodger"`)
+	opens(own)
+	theirs := own
+	theirs.Schema = "theirs"
+	grant(theirs, `alter schema "theirs" owner to "lodger"`)
+	opens(theirs)
+}
+
+func TestErrorsOfTheAddressSayItOnce(t *testing.T) {
+	server, _, _ := administered(t)
+	for _, c := range []struct{ dsn, cause string }{
+		// Without sslmode the driver tries TLS first, which this server refuses.
+		{"postgres://postgres:secret@" + server.Addr() + "/postgres", "password authentication failed"},
+		{server.TCP("absent"), `database "absent" does not exist`},
+		{strings.TrimSuffix(server.TCP("absent"), "?sslmode=disable"), `database "absent" does not exist`},
+		{"host=127.0.0.1 port=1 user=u password=secret", "connection refused"},
+		{"postgres://postgres:postgres@" + server.Addr() + "/postgres?sslmode=require", "server refused TLS connection"},
+	} {
+		_, err := postgres.Open(t.Context(), postgres.Config{DSN: c.dsn})
+		requireSetupError(t, err, c.cause)
+		require.Equal(t, 1, strings.Count(err.Error(), c.cause), "%v", err)
+		require.NotContains(t, err.Error(), "\n")
+		require.NotContains(t, err.Error(), "secret")
+		if !strings.Contains(c.dsn, "sslmode=require") {
+			require.NotContains(t, err.Error(), "TLS")
+		}
+		require.ErrorAs(t, err, new(*pgconn.ConnectError))
+		if strings.Contains(c.cause, "absent") {
+			var pgErr *pgconn.PgError
+			require.ErrorAs(t, err, &pgErr)
+			require.Equal(t, "3D000", pgErr.Code)
+		}
+	}
+}
+
+func TestStoreOutlivesItsServer(t *testing.T) {
+	server, err := postgrestest.Start(t.Context(), "")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	dsn, err := server.CreateDatabase(t.Context())
+	require.NoError(t, err)
+
+	s := open(t, dsn)
+	join(t, s, me)
+	require.NoError(t, server.Kill9())
+	_, err = s.View(t.Context())
+	require.Error(t, err)
+	require.NoError(t, server.Restart(t.Context()))
+	view, err := s.View(t.Context())
+	require.NoError(t, err)
+	require.Len(t, view.Nodes, 1)
+}
+
+func TestDatabasesOfTestsAreApart(t *testing.T) {
+	s, err := postgres.Open(t.Context(), postgres.Config{DSN: postgrestest.DSN(t), Partitions: 16})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	require.Equal(t, 16, s.Meta().Partitions)
+	require.NotEqual(t, s.Meta().StoreID, open(t, postgrestest.DSN(t)).Meta().StoreID)
+}
+
+func TestOpenNamesTheStoreItMeans(t *testing.T) {
+	dsn := postgrestest.DSN(t)
+	open(t, dsn)
+	base, err := pgx.ParseConfig(dsn)
+	require.NoError(t, err)
+	for partitions, reason := range map[int]string{2: "it was created with 1 partitions, not 2", -1: "-1 partitions, want 1 to 65536"} {
+		_, err := postgres.Open(t.Context(), postgres.Config{DSN: dsn, Partitions: partitions})
+		require.EqualError(t, err, `open postgres store database "`+base.Database+`", schema "ingrain": `+reason)
+		require.ErrorAs(t, err, new(*persistence.SetupError))
+	}
+}
+
+func TestForeignClusterIsToldWhoseTheStoreIs(t *testing.T) {
+	dsn := postgrestest.DSN(t)
+	base, err := pgx.ParseConfig(dsn)
+	require.NoError(t, err)
+	s := open(t, dsn)
+	require.NoError(t, s.Join(t.Context(), persistence.Node{ID: "a", Cluster: "one", State: persistence.Active}))
+	require.EqualError(t, s.Join(t.Context(), persistence.Node{ID: "b", Cluster: "two", State: persistence.Active}),
+		`postgres store database "`+base.Database+`", schema "ingrain"`+`: it belongs to cluster "one", and Config.Name is "two"`)
+}
