@@ -1,0 +1,263 @@
+package actor
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// execute runs one call on the newest state.
+func (g *grain) execute(c *Call) {
+	g.host.touch(g)
+	if !g.catchUp() {
+		g.stash = append(g.stash, c)
+		g.leave()
+		return
+	}
+	if c.expired(g.host.clock) {
+		g.finish(c, failed(aggregate.NotDone(aggregate.ReasonDeadline, errors.New("the deadline passed before the call was begun"))))
+		return
+	}
+	r := c.Request
+	isCommand := r.Message.Kind() == aggregate.KindCommand
+	if isCommand && !g.fresh(c) {
+		return
+	}
+	if r.Expect >= 0 && r.Expect != aggregate.Version(g.version) {
+		g.reply(&item{grain: g, call: c, result: failed(aggregate.ErrVersion.
+			With("expected", fmt.Sprint(r.Expect)).With("actual", fmt.Sprint(g.version)))})
+		return
+	}
+	if isCommand {
+		g.command(c)
+	} else {
+		g.query(c)
+	}
+}
+
+// catchUp takes over what the lane has settled since the last turn. It reports
+// whether the state is still a prefix of the log plus what is on its way.
+func (g *grain) catchUp() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range g.settled {
+		g.window.Settle(s.id, s.offset)
+	}
+	g.settled = g.settled[:0]
+	return !g.broken
+}
+
+// fresh reports whether a command was never executed. If it was, or if only the
+// log can tell, the call is taken care of (I5).
+func (g *grain) fresh(c *Call) bool {
+	handled, verdict := g.window.Find(c.id())
+	if verdict != eventsourcing.New && handled.Offset == 0 {
+		if g.joinTwin(c) { // also when it fell out of the window while in flight
+			return false
+		}
+		g.catchUp() // it may have settled between the two looks
+		handled, verdict = g.window.Find(c.id())
+	}
+	switch {
+	case verdict == eventsourcing.New:
+		return true
+	case handled.Offset == 0 && c.looked && g.window.Reaches(c.asked):
+		return true
+	case handled.Offset == 0: // fell out of the window, or its place was not yet known when the snapshot was taken
+		c.asked = g.version
+		g.host.lookup(g, c)
+	default:
+		g.duplicate(c, handled)
+	}
+	return false
+}
+
+// found goes on with a command that the log knows. An activation that is on its
+// way out can still tell: what the log says of a command never changes.
+func (g *grain) found(m *foundMessage) {
+	if g.phase != running && m.call.Request.Answer {
+		g.receive(m.call)
+		return
+	}
+	g.duplicate(m.call, m.handled)
+}
+
+// joinTwin lets a repeated command wait for the commit of the first.
+func (g *grain) joinTwin(c *Call) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for it := g.queue; it != nil; it = it.next {
+		if it.hasCommit && it.commit.Command == persistence.CommandID(c.id()) {
+			it.twins = append(it.twins, c)
+			return true
+		}
+	}
+	return false
+}
+
+// duplicate answers a repeated command with the first receipt, and, if asked,
+// the answer on the state that the command left. Both are facts of the log, and
+// wait for no commit that is still in flight.
+func (g *grain) duplicate(c *Call, h eventsourcing.Handled) {
+	g.host.stats.duplicates.Add(1)
+	it := &item{grain: g, call: c, result: Result{Response: aggregate.Response{Receipt: aggregate.Receipt{
+		Command: c.id(), Version: aggregate.Version(h.Version), Events: h.Events, Duplicate: true,
+		Partition: aggregate.Partition(g.tenure.partition), Offset: aggregate.Offset(h.Offset),
+	}}}}
+	g.mu.Lock()
+	it.reveals = g.revealed
+	g.mu.Unlock()
+	if c.Request.Answer {
+		if h.Version != g.version {
+			g.host.answerAt(g, it, h.Version)
+			return
+		}
+		g.answerAgain(it, g.instance)
+	}
+	g.host.release(it)
+}
+
+// answerAgain computes a repeated command's answer on the state it left. Domain
+// code that panics now cannot undo what the command has done.
+func (g *grain) answerAgain(it *item, instance aggregate.Instance) {
+	answer, err := g.answer(it.call.Request, instance)
+	var p *panicError
+	if errors.As(err, &p) {
+		err = aggregate.UnknownOutcome(aggregate.ReasonPanic, g.report(it.call.Request, p))
+	} else {
+		err = g.refusal(it.call, err)
+	}
+	it.result.Response.Answer, it.result.Err = answer, err
+}
+
+func (g *grain) answer(r *aggregate.Request, instance aggregate.Instance) (any, error) {
+	return safely(func() (any, error) { return instance.Answer(r.Message, r.Value) })
+}
+
+// command decides, evolves, and hands the commit to the lane.
+func (g *grain) command(c *Call) {
+	r := c.Request
+	events, err := safely(func() ([]any, error) { return g.instance.Decide(r.Value) })
+	if err != nil || len(events) == 0 {
+		it := &item{grain: g, call: c, result: failed(g.refusal(c, err))}
+		if err == nil {
+			it.result = Result{Response: aggregate.Response{Receipt: aggregate.Receipt{
+				Command: c.id(), Version: aggregate.Version(g.version), Partition: aggregate.Partition(g.tenure.partition),
+			}}}
+			if r.Answer {
+				it.result.Response.Answer, err = g.answer(r, g.instance)
+				it.result.Err = g.refusal(c, err)
+			}
+		}
+		g.reply(it)
+		if panicked(err) {
+			g.leave()
+		}
+		return
+	}
+	it := &item{grain: g, call: c, hasCommit: true}
+	if _, err = safely(func() (any, error) { return nil, g.encode(it, events) }); err != nil {
+		if panicked(err) {
+			err = g.refusal(c, err)
+		}
+		g.reply(&item{grain: g, call: c, result: failed(err)})
+		return
+	}
+	_, err = safely(func() (any, error) { return nil, g.evolve(events) })
+	if err == nil && r.Answer {
+		it.result.Response.Answer, err = g.answer(r, g.instance)
+	}
+	if err != nil { // nothing has happened yet, but the state has moved on
+		g.reply(&item{grain: g, call: c, result: failed(g.refusal(c, err))})
+		g.leave()
+		return
+	}
+	g.version += persistence.Version(len(events))
+	g.window.Add(eventsourcing.Handled{Command: c.id(), Version: g.version, Events: len(events)})
+	it.result.Response.Receipt = aggregate.Receipt{
+		Command: c.id(), Version: aggregate.Version(g.version), Events: len(events),
+		Partition: aggregate.Partition(g.tenure.partition),
+	}
+	g.sinceSnap.add(len(events), it.bytes)
+	if g.sinceSnap.due(g.def.Snapshots(), g.mailbox.empty()) {
+		it.snapshot = g.snapshot()
+	}
+	g.tenure.mark(g.stream)
+	g.mu.Lock()
+	g.revealed, it.reveals = true, true
+	g.push(it)
+	g.mu.Unlock()
+	g.tenure.lane.submit(it)
+}
+
+// encode gives the command's events their stored form.
+func (g *grain) encode(it *item, events []any) error {
+	c, limit := it.call, g.host.config.MaxPayload
+	encoded := it.events[:0]
+	for _, e := range events {
+		m := g.def.MessageOf(e)
+		if e == nil || m == nil || m.Kind() != aggregate.KindEvent {
+			return aggregate.Invalid(aggregate.ReasonBadEvent, fmt.Errorf("%q decided a %T, which aggregate %q does not record",
+				c.Request.Message.Name(), e, g.def.Name()))
+		}
+		stored, err := eventsourcing.EncodeEvent(m, e)
+		if err != nil {
+			return aggregate.Invalid(aggregate.ReasonBadPayload, err)
+		}
+		if len(stored.Payload) > limit {
+			return aggregate.Invalid(aggregate.ReasonTooLarge, fmt.Errorf("event %q has %d bytes, the limit is %d", m.Name(), len(stored.Payload), limit))
+		}
+		it.bytes += len(stored.Payload) + len(stored.Type)
+		encoded = append(encoded, stored)
+	}
+	metadata, err := eventsourcing.EncodeMetadata(&c.Request.Metadata)
+	if err != nil {
+		return aggregate.Invalid(aggregate.ReasonBadPayload, err)
+	}
+	it.bytes += len(metadata)
+	it.commit = persistence.Commit{
+		Stream: g.stream, Partition: g.tenure.partition, Expected: g.version,
+		Command: persistence.CommandID(c.id()), At: g.host.clock.Wall(), Metadata: metadata, Events: encoded,
+	}
+	return nil
+}
+
+func (g *grain) evolve(events []any) error {
+	for _, e := range events {
+		g.instance.Evolve(e)
+	}
+	return nil
+}
+
+func (g *grain) query(c *Call) {
+	answer, err := g.answer(c.Request, g.instance)
+	g.reply(&item{grain: g, call: c, result: Result{
+		Response: aggregate.Response{Answer: answer, Receipt: aggregate.Receipt{
+			Version: aggregate.Version(g.version), Partition: aggregate.Partition(g.tenure.partition),
+		}},
+		Err: g.refusal(c, err),
+	}})
+	if panicked(err) {
+		g.leave()
+	}
+}
+
+// refusal sorts what domain code returned: a rejection, or a panic that
+// certainly had no effect.
+func (g *grain) refusal(c *Call, err error) error {
+	if err == nil {
+		return nil
+	}
+	var p *panicError
+	if errors.As(err, &p) {
+		return aggregate.NotDone(aggregate.ReasonPanic, g.report(c.Request, p))
+	}
+	rejection, failure := safely(func() (*aggregate.Rejection, error) { return aggregate.AsRejection(err), nil })
+	if failure != nil { // the error's own methods panic
+		return g.refusal(c, failure)
+	}
+	return rejection
+}

@@ -1,0 +1,116 @@
+package actor
+
+import (
+	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/persistence"
+)
+
+// item is a reply on its way out, with the commit that it waits for, if any.
+type item struct {
+	next   *item
+	grain  *grain
+	call   *Call
+	result Result
+	// hasCommit says that commit is to be appended. Otherwise the reply only
+	// waits for the commits before it.
+	hasCommit bool
+	commit    persistence.Commit
+	events    [1]persistence.NewEvent // backing of commit.Events in the usual case
+	bytes     int
+	twins     []*Call // the same command, delivered again meanwhile
+	snapshot  *persistence.Snapshot
+	reveals   bool // depends on a commit of this activation (I8)
+}
+
+type settled struct {
+	id     aggregate.CommandID
+	offset persistence.Offset
+}
+
+// reply queues a reply behind the commits that it depends on. One of them may
+// have failed since the turn began. // I3
+func (g *grain) reply(it *item) {
+	g.mu.Lock()
+	it.reveals = g.revealed
+	if g.broken {
+		it.result = failed(errMoved)
+	}
+	if g.queue != nil {
+		g.push(it)
+		g.mu.Unlock()
+		return
+	}
+	g.mu.Unlock()
+	g.host.release(it)
+}
+
+func (g *grain) push(it *item) {
+	if g.last == nil {
+		g.queue = it
+	} else {
+		g.last.next = it
+	}
+	g.last = it
+	if it.hasCommit {
+		g.commits++
+	}
+}
+
+// settle is called by the lane, in order, when the fate of a commit is known.
+// It appends to free the replies that may now leave.
+func (g *grain) settle(it *item, err error, free []*item) []*item {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.queue != it {
+		panic("actor: commits of one grain settled out of order")
+	}
+	if err == nil {
+		last := it.commit.Offset + persistence.Offset(len(it.commit.Events)) - 1
+		it.result.Response.Receipt.Offset = aggregate.Offset(last)
+		g.settled = append(g.settled, settled{it.call.id(), last})
+		if it.snapshot != nil {
+			g.host.save(it.snapshot)
+		}
+	} else {
+		g.broken = true
+		it.result = failed(err)
+	}
+	g.commits--
+	free = append(free, it)
+	g.queue = it.next
+	for g.queue != nil && !g.queue.hasCommit {
+		if g.broken { // it was computed on a state that is not the log's
+			g.queue.result = failed(errMoved)
+		}
+		free = append(free, g.queue)
+		g.queue = g.queue.next
+	}
+	if g.queue == nil {
+		g.last = nil
+		if g.notify {
+			g.notify = false
+			g.mailbox.PostUserMessage(settledMessage{})
+		}
+	}
+	if err != nil && !g.notify {
+		g.mailbox.PostUserMessage(leaveMessage{})
+	}
+	return free
+}
+
+// finish answers a call that waits for nothing.
+func (g *grain) finish(c *Call, r Result) {
+	t := g.release(c)
+	c.Reply.Reply(c, r)
+	t.leave() // a partition is drained when its replies are on their way
+}
+
+// release makes room for another call. The partition counts this one until the
+// caller of release says that it has left.
+func (g *grain) release(c *Call) *tenure {
+	t := c.tenure
+	g.inflight.Add(-1)
+	g.host.inflight.Add(-1)
+	c.grain, c.tenure, c.looked = nil, nil, false
+	return t
+}
