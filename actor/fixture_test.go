@@ -19,7 +19,10 @@ import (
 	"github.com/ingrain-go/ingrain/persistence/persistencetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// protoactor counts dead letters for a while after the last of them.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"))
+}
 
 const patience = 20 * time.Second
 
