@@ -22,7 +22,7 @@ type resident struct {
 const touchEvery = time.Second
 
 // tidyAfter is how long an aggregate is unused before it gives back what a burst
-// needed: as long as a busy one's commands stay in its window.
+// needed: longer than a busy one's commands stay in its window.
 const tidyAfter = 10 * time.Second
 
 func newResident(h *Host) *resident {

@@ -66,11 +66,11 @@ func TestMain(m *testing.M) {
 }
 
 func obey(ctx context.Context, text string, out *json.Encoder) (err error) {
-	var todo order
-	if err := json.Unmarshal([]byte(text), &todo); err != nil {
+	var job order
+	if err := json.Unmarshal([]byte(text), &job); err != nil {
 		return err
 	}
-	s, err := sqlite.Open(ctx, sqlite.Config{Dir: todo.Dir})
+	s, err := sqlite.Open(ctx, sqlite.Config{Dir: job.Dir})
 	if err != nil {
 		return err
 	}
@@ -78,26 +78,26 @@ func obey(ctx context.Context, text string, out *json.Encoder) (err error) {
 	if err := out.Encode(report{StoreID: s.Meta().StoreID}); err != nil {
 		return err
 	}
-	if todo.Claim == nil {
+	if job.Claim == nil {
 		return nil
 	}
-	if err := s.Join(ctx, persistence.Node{ID: todo.Node, Cluster: "test", State: persistence.Active}); err != nil {
+	if err := s.Join(ctx, persistence.Node{ID: job.Node, Cluster: "test", State: persistence.Active}); err != nil {
 		return err
 	}
-	o := &owner{store: s, node: todo.Node, tenures: make(map[persistence.Partition]*tenure)}
-	for _, p := range todo.Claim {
+	o := &owner{store: s, node: job.Node, tenures: make(map[persistence.Partition]*tenure)}
+	for _, p := range job.Claim {
 		if _, err := o.claim(ctx, p); err != nil {
 			return err
 		}
 	}
-	for round := 0; todo.Batches == 0 || round < todo.Batches; round++ {
-		if err := writeRound(ctx, o, todo, round, out); err != nil {
+	for round := 0; job.Batches == 0 || round < job.Batches; round++ {
+		if err := writeRound(ctx, o, job, round, out); err != nil {
 			return err
 		}
-		if todo.Contest < 0 {
+		if job.Contest < 0 {
 			continue
 		}
-		if err := contest(ctx, o, todo.Contest, out); err != nil {
+		if err := contest(ctx, o, job.Contest, out); err != nil {
 			return err
 		}
 	}
@@ -120,11 +120,11 @@ func (o *owner) claim(ctx context.Context, p persistence.Partition) (persistence
 
 // writeRound appends one commit of 1 to 3 events to each of 40 streams, whose
 // names are the node's own.
-func writeRound(ctx context.Context, o *owner, todo order, round int, out *json.Encoder) error {
+func writeRound(ctx context.Context, o *owner, job order, round int, out *json.Encoder) error {
 	var commits []*persistence.Commit
 	for i := 0; len(commits) < 40; i++ {
 		stream := account(fmt.Sprintf("%s-%d", o.node, i))
-		if slices.Contains(todo.Claim, persistence.PartitionOf(stream, o.store.Meta().Partitions)) {
+		if slices.Contains(job.Claim, persistence.PartitionOf(stream, o.store.Meta().Partitions)) {
 			n := commitSize(i)
 			commits = append(commits, commit(stream, persistence.Version(round*n), n))
 		}
@@ -184,9 +184,9 @@ type child struct {
 	lines *bufio.Scanner
 }
 
-func startChild(t *testing.T, todo order) *child {
+func startChild(t *testing.T, job order) *child {
 	t.Helper()
-	text, err := json.Marshal(todo)
+	text, err := json.Marshal(job)
 	require.NoError(t, err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
