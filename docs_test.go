@@ -24,7 +24,7 @@ import (
 func TestLinksInTheDocsLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	for _, doc := range documents(t) {
-		for _, found := range link.FindAllStringSubmatch(doc.prose, -1) {
+		for _, found := range link.FindAllStringSubmatch(codeSpan.ReplaceAllString(doc.prose, ""), -1) {
 			target, anchor, _ := strings.Cut(found[1], "#")
 			if strings.Contains(target, "://") {
 				continue
@@ -192,13 +192,8 @@ func isOurPath(span string) bool {
 // reader who meets it at night.
 func TestOperationsExplainsWhatItsReaderMeets(t *testing.T) {
 	operations := read(t, "docs/operations.md")
-	for _, typ := range []reflect.Type{
-		reflect.TypeFor[cluster.Config](), reflect.TypeFor[cluster.Stats](), reflect.TypeFor[actor.Stats](),
-	} {
-		for i := range typ.NumField() {
-			name := typ.Field(i).Name
-			require.True(t, strings.Contains(operations, "`"+name+"`"), "docs/operations.md does not explain %s.%s", typ, name)
-		}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[cluster.Config]()) {
+		require.True(t, strings.Contains(operations, "`"+field.Name+"`"), "docs/operations.md does not explain Config.%s", field.Name)
 	}
 	message := regexp.MustCompile(`(?:log|logger|Logger)\.(?:Info|Warn|Error)\(\s*"([^"]+)"`)
 	lines := 0
@@ -212,6 +207,36 @@ func TestOperationsExplainsWhatItsReaderMeets(t *testing.T) {
 		}
 	}
 	require.NotZero(t, lines)
+}
+
+// A counter is known by two names, one in Go and one at whatever collects it.
+func TestOperationsNamesEveryCounterAndItsMetric(t *testing.T) {
+	published := map[string]string{} // metric by field
+	for _, found := range regexp.MustCompile(`\{"(ingrain\.[^"]+)",.*s\.([\w.]+)\)`).FindAllStringSubmatch(read(t, "cluster/telemetry.go"), -1) {
+		published[found[2]] = found[1]
+	}
+	_, table, _ := strings.Cut(read(t, "docs/operations.md"), "\n| counter | metric | counts |\n|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	explained := map[string]string{}
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		fields, metrics := codeSpan.FindAllStringSubmatch(cells[1], -1), codeSpan.FindAllStringSubmatch(cells[2], -1)
+		require.Len(t, metrics, len(fields), "docs/operations.md: %s", row)
+		for i := range fields {
+			explained[fields[i][1]] = metrics[i][1]
+		}
+	}
+	require.Equal(t, published, explained, "the table of counters in docs/operations.md")
+	counters := map[string]bool{}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[cluster.Stats]()) {
+		counters[field.Name] = field.Name != "Host"
+	}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[actor.Stats]()) {
+		counters["Host."+field.Name] = true
+	}
+	for name, counter := range counters {
+		require.Equal(t, counter, published[name] != "", "cluster/telemetry.go: the metric of Stats.%s", name)
+	}
 }
 
 // A bound is written twice, where it is kept and where it is explained.
@@ -251,6 +276,14 @@ func TestTheDocsQuoteTheBoundsInTheCode(t *testing.T) {
 		{"cluster/membership.go", "deathWatch = 50 * time.Millisecond", architecture, "every 50 ms"},
 		{"cluster/claim.go", "moving = 4", architecture, "at most 4 partitions at a time"},
 		{"cluster/claim.go", "drainTimeout = time.Second", architecture, "wait up to a second"},
+		{"cluster/handover.go", "hotMost = 256", architecture, "up to 256 aggregates"},
+		{"cluster/handover.go", "hotBytes = 32 << 10", architecture, "32 KiB of names"},
+		{"cluster/handover.go", "prepareTimeout = 500 * time.Millisecond", architecture, "most 500 ms"},
+		{"cluster/handover.go", "giftPatience = 50 * time.Millisecond", architecture, "waits 50 ms"},
+		{"cluster/parking.go", "parkLimit = 16384", architecture, "in or out | 16,384"},
+		{"cluster/parking.go", "parkPatience = time.Second", architecture, "each at most a second"},
+		{"cluster/peer.go", "rowsMost = 4096", architecture, "told to a peer | 4,096"},
+		{"actor/warm.go", "warmBatch = 128", architecture, "128 at a"},
 		{"aggregate/ref.go", "MaxIDBytes = 512", architecture, "an id | 512 bytes"},
 		{"persistence/postgres/config.go", "DefaultPartitions = 256", operations, "256 on PostgreSQL"},
 		{"persistence/postgres/config.go", "defaultKnownStreams = 1 << 17", architecture, "131,072"},
@@ -262,6 +295,29 @@ func TestTheDocsQuoteTheBoundsInTheCode(t *testing.T) {
 		require.True(t, strings.Contains(code, bound.code), "%s has no %q any more: %q in the docs is wrong", bound.file, bound.code, bound.words)
 		require.True(t, strings.Contains(bound.doc, bound.words), "the docs do not say %q", bound.words)
 	}
+}
+
+// A drill is a promise on a page and what a test does: neither is without the
+// other. The page lists it, and says how to run it.
+func TestEveryDrillIsExplainedAndCanBeRun(t *testing.T) {
+	page := read(t, "docs/drills.md")
+	listed, explained, existing := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, found := range regexp.MustCompile("(?m)^\\| \\[.+\\]\\(#.+\\) \\| `(TestDrill\\w+)` \\|$").FindAllStringSubmatch(page, -1) {
+		listed[found[1]] = true
+	}
+	for _, found := range regexp.MustCompile("(?m)^`go test \\./cluster -run (TestDrill\\w+)\\$? -v`").FindAllStringSubmatch(page, -1) {
+		explained[found[1]] = true
+	}
+	tests, err := filepath.Glob("cluster/*_test.go")
+	require.NoError(t, err)
+	for _, file := range tests {
+		for _, found := range regexp.MustCompile(`(?m)^func (TestDrill\w+)\(t `).FindAllStringSubmatch(read(t, file), -1) {
+			existing[found[1]] = true
+		}
+	}
+	require.NotEmpty(t, existing)
+	require.Equal(t, existing, explained, "the drills in package cluster, and those that docs/drills.md says how to run")
+	require.Equal(t, existing, listed, "the drills in package cluster, and those in the table of docs/drills.md")
 }
 
 func TestArchitectureListsEveryReason(t *testing.T) {

@@ -186,7 +186,7 @@ func TestHTTPReadThenChangeWhatWasRead(t *testing.T) {
 
 	late := roundTrip(t, "POST", "/accounts/erin/withdrawals", `{"Cents":100}`, "If-Match", read.Header().Get("ETag"))
 	require.Equal(t, http.StatusPreconditionFailed, late.Code)
-	require.JSONEq(t, `{"kind":"rejected","code":"version","message":"the aggregate is not at the expected version",
+	require.JSONEq(t, `{"kind":"rejected","code":"version","message":"the aggregate is not at the expected version: it is at version 2, expected was 1",
 		"details":{"expected":"1","actual":"2"}}`, late.Body.String())
 }
 
@@ -206,6 +206,10 @@ func TestHTTPOneKeyHasOneEffect(t *testing.T) {
 		require.Equal(t, first.Header().Get("ETag"), again.Header().Get("ETag"))
 		require.JSONEq(t, `{"cents":600}`, again.Body.String(), "of that time")
 	}
+	other, err := Accounts.Ref(node, "frank").Send(t.Context(), Deposit{Cents: 1}, idOf(t, key)) // as from another route
+	require.NoError(t, err)
+	require.True(t, other.Duplicate, "it is the same command")
+	require.Equal(t, first.Header().Get("ETag"), etag(other.Version))
 	elsewhere := roundTrip(t, "POST", "/accounts/grace/withdrawals", `{"Cents":100}`, "Idempotency-Key", key)
 	require.Equal(t, http.StatusOK, elsewhere.Code)
 	require.Empty(t, elsewhere.Header().Get("Idempotent-Replayed"))
@@ -214,10 +218,17 @@ func TestHTTPOneKeyHasOneEffect(t *testing.T) {
 	refused := roundTrip(t, "POST", "/accounts/frank/withdrawals", `{"Cents":1000}`, "Idempotency-Key", key)
 	require.Equal(t, http.StatusUnprocessableEntity, refused.Code)
 	require.JSONEq(t, `{"kind":"rejected","code":"insufficient-funds","message":"insufficient funds","details":{"missing":"450"}}`, refused.Body.String())
-	_, err := Accounts.Ref(node, "frank").Send(t.Context(), Deposit{Cents: 700})
+	_, err = Accounts.Ref(node, "frank").Send(t.Context(), Deposit{Cents: 700})
 	require.NoError(t, err)
 	decided := roundTrip(t, "POST", "/accounts/frank/withdrawals", `{"Cents":1000}`, "Idempotency-Key", key)
 	require.Equal(t, http.StatusOK, decided.Code, "a rejection is not remembered")
+}
+
+func idOf(t *testing.T, key string) aggregate.Option {
+	t.Helper()
+	id, err := aggregate.ParseCommandID(key)
+	require.NoError(t, err)
+	return aggregate.WithCommandID(id)
 }
 
 func TestHTTPSaysWhatIsWrongWithTheRequest(t *testing.T) {

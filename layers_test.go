@@ -52,6 +52,8 @@ type floor struct {
 var floors = []floor{
 	{dir: "."},
 
+	{dir: "internal/simulated"}, // where a simulation takes hold
+
 	{dir: "aggregate"},
 	{dir: "aggregate/aggregatetest", kit: true, ours: []string{"aggregate", "persistence", "eventsourcing"}, libs: []string{testify, protobuf}},
 
@@ -66,16 +68,23 @@ var floors = []floor{
 
 	{
 		dir:  "actor",
-		ours: []string{"aggregate", "persistence", "eventsourcing"},
-		libs: []string{protoactor, protobuf, sys, lru},
+		ours: []string{"aggregate", "persistence", "eventsourcing", "internal/simulated"},
+		libs: []string{protoactor, protobuf, sys},
 	},
 
 	{
 		dir:  "cluster",
-		ours: []string{"aggregate", "persistence", "eventsourcing", "actor", "cluster/internal/partition"},
+		ours: []string{"aggregate", "persistence", "eventsourcing", "actor", "cluster/internal/partition", "internal/simulated"},
 		libs: []string{protoactor, protobuf, sys, otel, "google.golang.org/grpc"},
 	},
 	{dir: "cluster/internal/partition", pure: true, ours: []string{"persistence"}},
+	{
+		dir: "cluster/internal/simulation", kit: true,
+		ours: []string{
+			"aggregate", "persistence", "persistence/memory", "eventsourcing", "actor", "cluster", "internal/simulated",
+		},
+		libs: []string{protobuf, porcupine},
+	},
 	{
 		dir: "cluster/clustertest", kit: true,
 		ours: []string{

@@ -39,19 +39,13 @@ func newPool() *pool {
 // goroutine of its own: a worker that schedules must never wait for workers.
 func (p *pool) Schedule(turn func()) {
 	select {
-	case <-p.stopped:
-		go turn()
-		return
-	default:
-	}
-	select {
 	case p.turns <- turn:
 	default:
 		go turn()
 		return
 	}
 	select {
-	case <-p.stopped: // the workers may have ended just before
+	case <-p.stopped: // the workers may have ended
 		go p.rest()
 	default:
 	}
@@ -60,7 +54,7 @@ func (p *pool) Schedule(turn func()) {
 // Throughput implements proto.Dispatcher.
 func (p *pool) Throughput() int { return turnLength }
 
-// stop ends the workers. Turns scheduled later get a goroutine of their own.
+// stop ends the workers. Whoever schedules a turn later sees to it.
 func (p *pool) stop() {
 	close(p.stopped)
 	p.done.Wait()

@@ -23,12 +23,11 @@ func (g *grain) execute(c *Call) {
 	}
 	r := c.Request
 	isCommand := r.Message.Kind() == aggregate.KindCommand
-	if isCommand && !g.fresh(c) {
+	if isCommand && !g.host.seams.Without.Dedup && !g.fresh(c) {
 		return
 	}
 	if r.Expect >= 0 && r.Expect != aggregate.Version(g.version) {
-		g.reply(&item{grain: g, call: c, result: failed(aggregate.ErrVersion.
-			With("expected", fmt.Sprint(r.Expect)).With("actual", fmt.Sprint(g.version)))})
+		g.reply(&item{grain: g, call: c, result: failed(atAnotherVersion(g.version, r.Expect))})
 		return
 	}
 	if isCommand {
@@ -36,6 +35,12 @@ func (g *grain) execute(c *Call) {
 	} else {
 		g.query(c)
 	}
+}
+
+func atAnotherVersion(actual persistence.Version, expected aggregate.Version) error {
+	rejection := aggregate.ErrVersion.With("expected", fmt.Sprint(expected)).With("actual", fmt.Sprint(actual))
+	rejection.Message = fmt.Sprintf("%s: it is at version %d, expected was %d", rejection.Message, actual, expected)
+	return rejection
 }
 
 // catchUp takes over what the lane has settled since the last turn. It reports
@@ -164,6 +169,10 @@ func (g *grain) command(c *Call) {
 			err = g.refusal(c, err)
 		}
 		g.reply(&item{grain: g, call: c, result: failed(err)})
+		return
+	}
+	if err := g.host.commits.admit(); err != nil { // before the state moves on: it stays the log's
+		g.finish(c, failed(err))
 		return
 	}
 	_, err = safely(func() (any, error) { return nil, g.evolve(events) })

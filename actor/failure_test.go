@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -135,6 +136,60 @@ func TestManyAmbiguousCommitsOfOneBatchAreEachResolved(t *testing.T) {
 	require.Empty(t, f.depositions())
 }
 
+// blurred is a store that keeps the outcome of some commits of a batch to itself.
+type blurred struct {
+	persistence.Store
+	unknown func(b *persistence.Batch, i int) bool
+}
+
+func (s *blurred) Append(ctx context.Context, b *persistence.Batch) {
+	s.Store.Append(ctx, b)
+	for i, c := range b.Commits {
+		if s.unknown(b, i) {
+			c.Err = persistence.ErrUnknownOutcome
+		}
+	}
+}
+
+// The claim that resolves the first commit of a batch knows of the last one
+// already; what is said of those between them must not set the head back.
+func TestHeadStaysWhereTheFencingClaimFoundIt(t *testing.T) {
+	var batches atomic.Int64
+	f := start(t, func(c *actor.Config) {
+		c.Store = &blurred{c.Store, func(b *persistence.Batch, i int) bool {
+			if len(b.Commits) != 3 {
+				return false
+			}
+			batches.Add(1)
+			return i != 1
+		}}
+	})
+	ids := []string{"a"}
+	for range 3 {
+		ids = append(ids, neighbour(labs, ids[len(ids)-1]))
+	}
+	for _, id := range ids {
+		f.state(labs, id)
+	}
+	stall := f.stallAppends()
+	first := f.send(labs, ids[3], note(1))
+	await(t, stall.Reached(), "the first append")
+	var calls []*pending
+	for _, id := range ids[:3] {
+		calls = append(calls, f.send(labs, id, note(1)))
+		f.turnEnded(labs, id) // so that they stand in this order
+	}
+	stall.Release()
+	first.ok()
+	for i, c := range calls {
+		require.Equal(t, first.ok().Receipt.Offset+aggregate.Offset(i)+1, c.ok().Receipt.Offset)
+	}
+	require.EqualValues(t, 3, batches.Load())
+	f.send(labs, "a", note(1)).ok()
+	require.Zero(t, f.host.Stats().Fenced)
+	require.Empty(t, f.depositions())
+}
+
 // The answer to the claim that fences an ambiguous append is lost in its turn.
 func TestLostAnswerOfTheFencingClaimIsUnderstood(t *testing.T) {
 	f := start(t)
@@ -146,7 +201,12 @@ func TestLostAnswerOfTheFencingClaimIsUnderstood(t *testing.T) {
 		return persistencetest.Fault{}
 	})
 	f.failAppends(1, persistencetest.Fault{Outcome: persistencetest.LostAnswer})
-	require.Equal(t, aggregate.Version(1), f.send(labs, "a", note(1)).ok().Receipt.Version)
+	first := f.send(labs, "a", note(1))
+	f.eventually(func() bool {
+		f.clock.Advance(time.Millisecond) // the pause before the claim is repeated
+		return first.answered()
+	}, "the claim is repeated")
+	require.Equal(t, aggregate.Version(1), first.ok().Receipt.Version)
 	require.Equal(t, aggregate.Version(2), f.send(labs, "a", note(1)).ok().Receipt.Version)
 	require.Empty(t, f.depositions())
 }
@@ -221,6 +281,7 @@ func TestStoreThatIsBackIsUsedAgain(t *testing.T) {
 	f.send(labs, "a", look{}).fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
 	f.send(labs, "a", note(1)).fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
 	f.store.Heal()
+	f.clock.Advance(time.Second)
 	f.send(labs, "a", note(1)).ok()
 	require.Equal(t, 1, f.state(labs, "a").N)
 }

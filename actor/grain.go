@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"container/list"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -37,8 +38,11 @@ type grain struct {
 	stopped  atomic.Bool  // set by the turn, read by the mailbox and the host
 	inflight atomic.Int32 // admitted and not answered
 	lastUsed atomic.Int64 // host clock
-	touched  atomic.Int64 // when the resident list was told
 	tidied   atomic.Int64 // lastUsed when it was last told to tidy up
+
+	// guarded by the host's list of residents
+	place  *list.Element
+	listed int64 // lastUsed when it got its place
 
 	// owned by the turn
 	phase     phase
@@ -72,7 +76,10 @@ type (
 	settledMessage struct{}
 	leaveMessage   struct{} // stop when nothing is in flight
 	passivate      struct{} // stop if nobody uses it
-	tidy           struct{} // give back what a burst needed
+	snapshotNow    struct { // hand over a snapshot once its events are durable
+		to chan<- *persistence.Snapshot // has room; gets nil when there is none
+	}
+	tidy struct{} // give back what a burst needed
 )
 
 // Receive implements proto.Actor.
@@ -90,6 +97,8 @@ func (g *grain) Receive(ctx proto.Context) {
 		g.leave()
 	case passivate:
 		g.passivate()
+	case snapshotNow:
+		g.snapshotEarly(m.to)
 	case tidy:
 		g.tidy()
 	case *proto.Stopping:
@@ -142,6 +151,9 @@ func loadFailure(err error) error {
 	if errors.As(err, &unreadable) {
 		return aggregate.NotDone(aggregate.ReasonUnreadable, err)
 	}
+	if isFailure(err) { // the load was not attempted
+		return err
+	}
 	return aggregate.NotDone(aggregate.ReasonStoreDown, err)
 }
 
@@ -186,6 +198,8 @@ func (g *grain) bounce(message any) {
 		g.host.Deliver(m)
 	case *foundMessage:
 		g.bounce(m.call)
+	case snapshotNow:
+		m.to <- nil
 	case *loadedMessage, settledMessage, leaveMessage, passivate, tidy, proto.SystemMessage, proto.AutoReceiveMessage:
 	default:
 		if sender := proto.UnwrapEnvelopeSender(message); sender != nil {

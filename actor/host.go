@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/internal/simulated"
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
@@ -35,6 +37,9 @@ type Config struct {
 	// was found to be in other hands or on another log. The host has dropped it
 	// already. It must not block.
 	OnDeposed func(p persistence.Partition, epoch persistence.Epoch, err error)
+	// OnStoreBack is told, on any goroutine, that the store can be reached again:
+	// what was refused as store-down may be asked again. It must not block.
+	OnStoreBack func()
 
 	// Clock defaults to the system's.
 	Clock Clock
@@ -64,6 +69,8 @@ type Config struct {
 	StoreTimeout time.Duration
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
+	// Simulated is for the simulation of this repository: leave it nil.
+	Simulated *simulated.Seams
 }
 
 func (c Config) withDefaults() Config {
@@ -75,6 +82,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.OnDeposed == nil {
 		c.OnDeposed = func(persistence.Partition, persistence.Epoch, error) {}
+	}
+	if c.OnStoreBack == nil {
+		c.OnStoreBack = func() {}
 	}
 	orDefault(&c.Lanes, 2)
 	orDefault(&c.IdleAfter, 2*time.Minute)
@@ -102,6 +112,7 @@ type Host struct {
 	store   persistence.Store
 	node    persistence.NodeID
 	clock   Clock
+	seams   simulated.Seams
 	log     *slog.Logger
 	types   map[string]*aggregate.Definition
 	journal *eventsourcing.Journal
@@ -117,12 +128,16 @@ type Host struct {
 	snapshots  *snapshotWriter
 	barrier    *barrier
 	resident   *resident
+	commits    *outage
+	reads      *outage
+	back       *bulletin // the store is
 	stats      counters
 
 	storeContext context.Context // ends when the host has stopped
 	cancelStore  context.CancelFunc
 	stopping     atomic.Bool
-	stopOnce     sync.Once
+	stopBegun    atomic.Bool
+	stopped      chan struct{} // closed when Stop is through
 	stopErr      error
 	workers      sync.WaitGroup // lanes, loader, snapshot writer, barrier, sweeper
 }
@@ -142,10 +157,10 @@ func Start(config Config) (*Host, error) {
 	config = config.withDefaults()
 	h := &Host{
 		config: config, system: config.System, store: config.Store, node: config.Node,
-		clock: config.Clock, log: config.Logger, types: map[string]*aggregate.Definition{},
+		clock: config.Clock, seams: config.Simulated.OrReal(), log: config.Logger, types: map[string]*aggregate.Definition{},
 		journal: eventsourcing.NewJournal(config.Store, config.Logger),
 		tenures: make([]atomic.Pointer[tenure], config.Store.Meta().Partitions),
-		pool:    newPool(),
+		pool:    newPool(), stopped: make(chan struct{}),
 	}
 	if s, ok := config.Store.(Immediate); ok {
 		h.immediate = s.Immediate()
@@ -157,6 +172,7 @@ func Start(config Config) (*Host, error) {
 	for range config.Lanes {
 		h.lanes = append(h.lanes, newLane(h))
 	}
+	h.commits, h.reads, h.back = newOutage(h, "commits"), newOutage(h, "reads"), newBulletin()
 	h.loader, h.snapshots, h.barrier, h.resident = newLoader(h), newSnapshotWriter(h), newBarrier(h), newResident(h)
 	for _, l := range h.lanes {
 		h.workers.Go(func() { l.run(h.storeContext) })
@@ -183,10 +199,11 @@ func (h *Host) Clock() Clock { return h.clock }
 func (h *Host) Own(claimed persistence.Tenure, holdUntil time.Duration) {
 	t := &tenure{
 		host: h, partition: claimed.Partition, lane: h.lanes[int(claimed.Partition)%len(h.lanes)],
-		since: claimed.Epoch, head: claimed.Head, drained: make(chan struct{}), holdUntil: holdUntil,
+		since: claimed.Epoch, drained: make(chan struct{}), holdUntil: holdUntil,
 		grains: map[persistence.Stream]*grain{},
 	}
 	t.epoch.Store(int64(claimed.Epoch))
+	t.head.Store(int64(claimed.Head))
 	if left := holdUntil - h.clock.Now(); holdUntil != 0 && left > 0 {
 		t.holding.Store(true)
 		h.clock.AfterFunc(left, t.endHold)
@@ -203,12 +220,14 @@ func (h *Host) Lose(p persistence.Partition) {
 	}
 }
 
-// Owned lists the partitions served, with their epochs.
+// Owned lists the partitions served, ascending, with their epochs. What has been
+// acknowledged or answered up to now needs the log up to the heads in them, and
+// none beyond.
 func (h *Host) Owned() []persistence.Fence {
 	var owned []persistence.Fence
 	for i := range h.tenures {
 		if t := h.tenures[i].Load(); t != nil {
-			owned = append(owned, persistence.Fence{Partition: t.partition, Epoch: persistence.Epoch(t.epoch.Load())})
+			owned = append(owned, t.fence())
 		}
 	}
 	return owned
@@ -229,9 +248,11 @@ func (h *Host) ExtendLease(until time.Duration) {
 	for {
 		now := h.leaseUntil.Load()
 		if int64(until) <= now || h.leaseUntil.CompareAndSwap(now, int64(until)) {
-			return
+			break
 		}
 	}
+	h.commits.renewed()
+	h.reads.renewed()
 }
 
 // DropLease ends the lease at once; replies go through the store.
@@ -239,23 +260,31 @@ func (h *Host) DropLease() { h.leaseUntil.Store(0) }
 
 // Release drains a partition: no new call is admitted, those admitted are
 // answered, and then it is dropped. It returns the epoch to release in the
-// store. When ctx ends first, the partition is dropped as it is and what was in
-// flight is answered when its fate is known.
-func (h *Host) Release(ctx context.Context, p persistence.Partition) (persistence.Epoch, error) {
+// store and the log's end; zero when the partition is not served here. When ctx
+// ends first, the partition is dropped as it is, what was in flight is answered
+// when its fate is known, and the head says nothing.
+func (h *Host) Release(ctx context.Context, p persistence.Partition) (persistence.Fence, error) {
 	t := h.tenures[p].Load()
 	if t == nil {
-		return 0, fmt.Errorf("release partition %d: not served here", p)
+		return persistence.Fence{}, fmt.Errorf("release partition %d: not served here", p)
 	}
 	t.seal()
-	var err error
+	given := persistence.Fence{Partition: p}
 	select {
 	case <-t.drained:
 	case <-ctx.Done():
+	}
+	var err error
+	select {
+	case <-t.drained: // perhaps at the very end
+		given.Head = persistence.Offset(t.head.Load()) // nothing is on its way to the lane any more
+	default:
 		err = fmt.Errorf("release partition %d: %d calls in flight: %w", p, t.calls.Load(), ctx.Err())
 	}
 	h.tenures[p].CompareAndSwap(t, nil)
 	h.drop(t)
-	return persistence.Epoch(t.epoch.Load()), err
+	given.Epoch = persistence.Epoch(t.epoch.Load())
+	return given, err
 }
 
 // deposed drops a tenure that the store disowned.
@@ -301,6 +330,11 @@ func (h *Host) deliver(c *Call, post func(*mailbox, any)) {
 		c.Reply.Reply(c, notOwner)
 		return
 	}
+	if err := h.reads.refuses(); err != nil && !t.resident(c.Stream) {
+		t.leave()
+		c.Reply.Reply(c, failed(err))
+		return
+	}
 	c.tenure = t
 	if h.inflight.Add(1) > int64(h.config.MaxInFlight) {
 		h.refuse(c, t, fmt.Errorf("the node has %d calls in flight", h.config.MaxInFlight))
@@ -340,20 +374,28 @@ func (h *Host) check(c *Call) error {
 	if r.Message.Kind() != aggregate.KindCommand {
 		return nil
 	}
-	age := h.clock.Wall().Sub(r.Command.Time())
+	now, made := h.clock.Wall(), r.Command.Time()
+	age := now.Sub(made) // as far as a Duration reaches
 	if age > h.config.CommandRetention || age < -h.config.CommandSkew {
 		return aggregate.Invalid(aggregate.ReasonCommandTooOld,
-			fmt.Errorf("command id %s is %s; from %s in the future to %s old is accepted", r.Command, ageText(age),
-				h.config.CommandSkew, h.config.CommandRetention))
+			fmt.Errorf("command id %s was made at %s, the owner's clock says %s; accepted: up to %s ahead, %s old", r.Command,
+				timeText(made), timeText(now), durationText(h.config.CommandSkew), durationText(h.config.CommandRetention)))
 	}
 	return nil
 }
 
-func ageText(age time.Duration) string {
-	if age = age.Round(time.Millisecond); age < 0 {
-		return fmt.Sprintf("from %s in the future", -age)
+func timeText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+
+// durationText is d without the smaller units that are zero.
+func durationText(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
 	}
-	return fmt.Sprintf("%s old", age)
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // PID finds or makes the activation of a stream; nil when the partition is not
@@ -366,34 +408,43 @@ func (h *Host) PID(d *aggregate.Definition, s persistence.Stream, p persistence.
 	return t.grain(d, s).pid
 }
 
-// activate spawns the grain of a stream. The tenure is locked.
+// activate spawns the grain of a stream, which somebody has yet to load. The
+// tenure is locked.
 func (h *Host) activate(t *tenure, d *aggregate.Definition, s persistence.Stream) *grain {
 	g := &grain{host: h, tenure: t, def: d, stream: s}
 	g.mailbox.grain = g
 	g.pid = h.system.Root.Spawn(proto.PropsFromProducer(func() proto.Actor { return g },
 		proto.WithMailbox(func() proto.Mailbox { return &g.mailbox }), proto.WithDispatcher(h.pool)))
+	t.grains[s] = g
 	h.stats.activations.Add(1)
 	h.resident.add(g)
-	h.loader.load(g)
 	return g
+}
+
+// storeCall is the context of one call to the store.
+func (h *Host) storeCall() (context.Context, context.CancelFunc) {
+	return h.seams.Timeout(h.storeContext, h.config.StoreTimeout)
 }
 
 // Stop refuses new calls, drains every partition until ctx ends, and then ends
 // the host's goroutines. It returns what it could not finish. The store still
 // counts the node as owner: see persistence.Membership.Leave.
 func (h *Host) Stop(ctx context.Context) error {
-	h.stopOnce.Do(func() {
-		var errs []error
-		for _, f := range h.Owned() {
-			if _, err := h.Release(ctx, f.Partition); err != nil {
-				errs = append(errs, err)
-			}
+	if h.stopBegun.Swap(true) {
+		<-h.stopped
+		return h.stopErr
+	}
+	defer close(h.stopped)
+	var errs []error
+	for _, f := range h.Owned() {
+		if _, err := h.Release(ctx, f.Partition); err != nil {
+			errs = append(errs, err)
 		}
-		h.stopping.Store(true)
-		h.cancelStore()
-		h.workers.Wait()
-		h.pool.stop()
-		h.stopErr = errors.Join(errs...)
-	})
+	}
+	h.stopping.Store(true)
+	h.cancelStore()
+	h.workers.Wait()
+	h.pool.stop()
+	h.stopErr = errors.Join(errs...)
 	return h.stopErr
 }

@@ -119,3 +119,49 @@ func TestCallThatMeetsAStoppedHostIsAnswered(t *testing.T) {
 	require.Equal(t, aggregate.KindNotDone, aggregate.KindOf(replies.next(t)))
 	<-tn.drained
 }
+
+// A mailbox whose messages come as fast as they are handled is never empty. // I11
+func TestMailboxThatIsNeverEmptyDoesNotGrow(t *testing.T) {
+	m := &mailbox{running: true} // nobody runs it but the test
+	const waiting, messages = 10, 100_000
+	posted := 0
+	post := func() {
+		m.PostUserMessage(posted)
+		posted++
+	}
+	for range waiting {
+		post()
+	}
+	for i := range messages {
+		post()
+		message, system, ok := m.next()
+		require.True(t, ok && !system)
+		require.Equal(t, i, message)
+		require.Equal(t, waiting, m.UserMessageCount())
+		require.LessOrEqual(t, cap(m.user), 4*turnLength)
+	}
+}
+
+// The queue of a pool outlives its workers: what stood in it when they ended is
+// run by stop, and what comes later by whoever brings it.
+func TestTurnThatMeetsAStoppingPoolIsRun(t *testing.T) {
+	p := &pool{turns: make(chan func(), 2), stopped: make(chan struct{})} // without workers
+	ran := make(chan int, 3)
+	for i := range 3 { // the last of them finds the queue full
+		p.Schedule(func() { ran <- i })
+	}
+	require.Equal(t, 2, <-ran)
+	p.stop()
+	require.Len(t, ran, 2)
+	require.Zero(t, <-ran)
+	require.Equal(t, 1, <-ran)
+	for i := range 3 {
+		p.Schedule(func() { ran <- i })
+		select {
+		case n := <-ran:
+			require.Equal(t, i, n)
+		case <-time.After(20 * time.Second):
+			require.FailNow(t, "a turn was not run")
+		}
+	}
+}

@@ -3,7 +3,6 @@ package actor
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync"
 	"time"
 
@@ -115,7 +114,7 @@ func (l *lane) drain() {
 	for l.take() {
 		l.write()
 		if !l.host.immediate {
-			runtime.Gosched() // those just answered may have more for the next batch
+			l.host.seams.Yield() // those just answered may have more for the next batch
 		}
 	}
 }
@@ -162,6 +161,7 @@ func (l *lane) write() {
 	}
 	l.host.stats.batches.Add(1)
 	l.append(b)
+	l.host.heard(b)
 	fencedOff := map[*tenure]error(nil)
 	for _, it := range sent { // in order: a grain's commits settle as they were decided
 		if errors.Is(it.commit.Err, persistence.ErrUnknownOutcome) {
@@ -186,8 +186,7 @@ func (l *lane) place(t *tenure) bool {
 		p = placed{t, t.lost.Load()}
 		l.placed[t.partition] = p
 		if !p.lost {
-			l.batch.Fences = append(l.batch.Fences,
-				persistence.Fence{Partition: t.partition, Epoch: persistence.Epoch(t.epoch.Load()), Head: t.head})
+			l.batch.Fences = append(l.batch.Fences, t.fence())
 		}
 	}
 	return p.tenure == t && !p.lost
@@ -198,7 +197,7 @@ func (l *lane) append(b *persistence.Batch) {
 		l.host.store.Append(l.host.storeContext, b)
 		return
 	}
-	ctx, cancel := context.WithTimeout(l.host.storeContext, l.host.config.StoreTimeout)
+	ctx, cancel := l.host.storeCall()
 	defer cancel()
 	l.host.store.Append(ctx, b)
 }
@@ -213,7 +212,7 @@ func (l *lane) conclude(it *item, err error) {
 	if n := len(it.commit.Events); n > 0 {
 		// a claim between this append and now may know of later commits
 		t := it.grain.tenure
-		t.head = max(t.head, it.commit.Offset+persistence.Offset(n)-1)
+		t.head.Store(max(t.head.Load(), int64(it.commit.Offset)+int64(n)-1))
 	}
 	l.settle(it, nil)
 }
@@ -272,13 +271,16 @@ func (l *lane) resolve(it *item, fencedOff map[*tenure]error) {
 
 // fenceOff makes sure that no earlier append of ours can commit any more.
 func (l *lane) fenceOff(t *tenure) error {
+	if l.host.seams.Without.EpochBump {
+		return nil
+	}
 	return l.persist(func(ctx context.Context) error {
 		seen := persistence.Epoch(t.epoch.Load())
 		won, err := l.host.store.Claim(ctx, t.partition, seen, l.host.node)
 		var lost *persistence.ClaimLostError
 		switch {
 		case err == nil:
-			t.head = won.Head
+			t.head.Store(int64(won.Head))
 			t.epoch.Store(int64(won.Epoch))
 			return nil
 		case errors.As(err, &lost) && lost.Owner == l.host.node && lost.Current == seen+1 && !t.lost.Load():
@@ -292,6 +294,7 @@ func (l *lane) fenceOff(t *tenure) error {
 			}
 			return nil // somebody else's epoch fences us just as well
 		}
+		l.host.commits.failed(err)
 		return errors.Join(errAgain, err)
 	})
 }
@@ -309,22 +312,27 @@ func (l *lane) find(it *item) (record persistence.CommandRecord, found bool, err
 
 var errAgain = errors.New("again")
 
-// persist repeats an operation on the store with growing pauses until it
-// succeeds, fails for good, or the host stops.
+// persist repeats an operation on the store with growing pauses, which end when
+// the store is back, until it succeeds, fails for good, or the host stops.
 func (l *lane) persist(op func(context.Context) error) error {
 	pause := time.Millisecond
 	for {
-		ctx, cancel := context.WithTimeout(l.host.storeContext, l.host.config.StoreTimeout)
+		back := l.host.back.listen()
+		ctx, cancel := l.host.storeCall()
 		err := op(ctx)
 		cancel()
 		if err == nil || !errors.Is(err, errAgain) {
+			l.host.commits.answered()
 			return err
 		}
-		timer := time.NewTimer(pause)
+		over := make(chan struct{})
+		stop := l.host.clock.AfterFunc(pause, func() { close(over) })
 		select {
-		case <-timer.C:
+		case <-over:
+		case <-back:
+			stop()
 		case <-l.host.storeContext.Done():
-			timer.Stop()
+			stop()
 			return err
 		}
 		pause = min(2*pause, 250*time.Millisecond)

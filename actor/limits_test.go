@@ -156,7 +156,10 @@ func TestExpectedVersionIsChecked(t *testing.T) {
 	first := f.send(labs, "a", note(1), expecting(0))
 	first.ok()
 	f.send(labs, "a", note(1), expecting(0)).fails(aggregate.KindRejected, aggregate.ReasonVersion)
-	f.send(labs, "a", note(1), expecting(2)).fails(aggregate.KindRejected, aggregate.ReasonVersion)
+	ahead := f.send(labs, "a", note(1), expecting(2))
+	ahead.fails(aggregate.KindRejected, aggregate.ReasonVersion)
+	require.EqualError(t, ahead.result().Err, "the aggregate is not at the expected version: it is at version 1, expected was 2")
+	require.Equal(t, "the aggregate is not at the expected version", aggregate.ErrVersion.Message, "the sentinel is as it was")
 	f.send(labs, "a", note(1), expecting(1)).ok()
 	f.send(labs, "a", note(1), expecting(0), withID(first.id)).ok() // the first receipt
 	require.Equal(t, 2, f.version(labs, "a"))

@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/ingrain-go/ingrain/aggregate"
@@ -18,15 +19,18 @@ const (
 
 // loader brings aggregates into memory, as many at a time as wait, and does the
 // other reads that a grain's turn must not wait for. Its queues are bounded by
-// the host's admission: each entry is an aggregate with a call.
+// the host's admission: each entry is an aggregate with a call. When nobody
+// waits, it warms: it brings in what somebody may soon call.
 type loader struct {
 	host *Host
 	wake chan struct{}
 
-	mu     sync.Mutex
-	grains []*grain
-	reads  []func(context.Context)
-	closed bool
+	mu      sync.Mutex
+	grains  []*grain
+	reads   []func(context.Context)
+	cold    []cold // at most MaxResident
+	warming bool   // a batch of them is being loaded
+	closed  bool
 }
 
 func newLoader(h *Host) *loader { return &loader{host: h, wake: make(chan struct{}, loaders)} }
@@ -91,15 +95,24 @@ func (l *loader) run() {
 		}
 		for {
 			grains, read := l.take()
+			var batch []cold
 			if len(grains) == 0 && read == nil {
-				break
+				if l.host.storeContext.Err() != nil {
+					break
+				}
+				if batch = l.takeCold(); batch == nil {
+					break
+				}
 			}
-			ctx, cancel := context.WithTimeout(l.host.storeContext, l.host.config.StoreTimeout)
+			ctx, cancel := l.host.storeCall()
 			if len(grains) > 0 {
 				l.fill(ctx, grains)
 			}
 			if read != nil {
 				read(ctx)
+			}
+			if batch != nil {
+				l.heat(ctx, batch)
 			}
 			cancel()
 		}
@@ -118,22 +131,46 @@ func (l *loader) close() bool {
 }
 
 func (l *loader) fill(ctx context.Context, grains []*grain) {
+	h := l.host
+	if err := h.reads.admit(); err != nil {
+		for _, g := range grains {
+			g.mailbox.PostUserMessage(&loadedMessage{eventsourcing.Loaded{Err: err}})
+		}
+		return
+	}
 	targets := make([]eventsourcing.Target, len(grains))
 	for i, g := range grains {
 		targets[i] = eventsourcing.Target{Definition: g.def, Stream: g.stream}
 	}
-	l.host.stats.loads.Add(uint64(len(grains)))
-	for i, loaded := range l.host.journal.Load(ctx, targets) {
+	h.stats.loads.Add(uint64(len(grains)))
+	all := h.journal.Load(ctx, targets)
+	h.read(silence(all))
+	for i, loaded := range all {
 		grains[i].mailbox.PostUserMessage(&loadedMessage{loaded})
 	}
+}
+
+// silence is the error of loads none of which the store has answered.
+func silence(all []eventsourcing.Loaded) (err error) {
+	for i := range all {
+		var unreadable *eventsourcing.UnreadableError
+		if err = all[i].Err; err == nil || errors.As(err, &unreadable) {
+			return nil
+		}
+	}
+	return err
 }
 
 // lookup asks the log whether a command was handled, and then goes on with it.
 func (h *Host) lookup(g *grain, c *Call) {
 	h.stats.lookups.Add(1)
 	h.loader.read(func(ctx context.Context) {
+		if err := h.reads.admit(); err != nil {
+			g.finish(c, failed(err))
+			return
+		}
 		record, found, err := h.store.FindCommand(ctx, g.stream, persistence.CommandID(c.id()))
-		switch {
+		switch h.read(err); {
 		case err != nil:
 			g.finish(c, failed(aggregate.NotDone(aggregate.ReasonStoreDown, err)))
 		case found:
@@ -156,6 +193,10 @@ type foundMessage struct {
 // answerAt computes a repeated command's answer on the state it left then.
 func (h *Host) answerAt(g *grain, it *item, version persistence.Version) {
 	h.loader.read(func(ctx context.Context) {
+		if err := h.reads.admit(); err != nil {
+			g.finish(it.call, failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, err)))
+			return
+		}
 		instance, err := h.journal.LoadAt(ctx, eventsourcing.Target{Definition: g.def, Stream: g.stream}, version)
 		if err != nil {
 			g.finish(it.call, failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, err)))

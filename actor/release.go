@@ -1,7 +1,6 @@
 package actor
 
 import (
-	"context"
 	"errors"
 	"sync"
 
@@ -21,7 +20,7 @@ func (h *Host) release(it *item) {
 	proven := it.result.Response.Receipt.Offset != 0
 	// The lease is looked at before the loss: whoever extends a lease past the
 	// loss of a partition has told us of the loss first.
-	leased := !proven && mode == aggregate.Lease && int64(h.clock.Now()) < h.leaseUntil.Load()
+	leased := !proven && mode == aggregate.Lease && (h.seams.Without.CheckAfterCompute || h.leased())
 	switch {
 	case isFailure(it.result.Err):
 		h.send(it)
@@ -37,6 +36,9 @@ func (h *Host) release(it *item) {
 		h.barrier.add(it)
 	}
 }
+
+// leased reports whether the lease covers a reply that leaves now.
+func (h *Host) leased() bool { return int64(h.clock.Now()) < h.leaseUntil.Load() }
 
 func isFailure(err error) bool {
 	if err == nil {
@@ -85,6 +87,11 @@ type barrier struct {
 func newBarrier(h *Host) *barrier { return &barrier{host: h, wake: make(chan struct{}, 1)} }
 
 func (b *barrier) add(it *item) {
+	if err := b.host.reads.refuses(); err != nil {
+		it.result = failed(err)
+		b.host.send(it)
+		return
+	}
 	b.mu.Lock()
 	closed := b.closed
 	if !closed {
@@ -140,6 +147,13 @@ func (b *barrier) close() bool {
 // prove asks the store once for every partition among the replies.
 func (b *barrier) prove(replies []*item) {
 	h := b.host
+	if err := h.reads.admit(); err != nil {
+		for _, it := range replies {
+			it.result = failed(err)
+			h.send(it)
+		}
+		return
+	}
 	h.stats.barriers.Add(1)
 	place := map[*tenure]int{}
 	var fences []persistence.Fence
@@ -147,12 +161,13 @@ func (b *barrier) prove(replies []*item) {
 		t := it.grain.tenure
 		if _, ok := place[t]; !ok {
 			place[t] = len(fences)
-			fences = append(fences, persistence.Fence{Partition: t.partition, Epoch: persistence.Epoch(t.epoch.Load())})
+			fences = append(fences, t.fence()) // with the head: an older copy of the log may have the same epoch
 		}
 	}
-	ctx, cancel := context.WithTimeout(h.storeContext, h.config.StoreTimeout)
+	ctx, cancel := h.storeCall()
 	defer cancel()
 	owned, err := h.store.Verify(ctx, h.node, fences)
+	h.read(err)
 	for _, it := range replies {
 		t := it.grain.tenure
 		i := place[t]

@@ -19,7 +19,8 @@ type item struct {
 	bytes     int
 	twins     []*Call // the same command, delivered again meanwhile
 	snapshot  *persistence.Snapshot
-	reveals   bool // depends on a commit of this activation (I8)
+	asked     chan<- *persistence.Snapshot // who asked for the snapshot; nil for the writer
+	reveals   bool                         // depends on a commit of this activation (I8)
 }
 
 type settled struct {
@@ -68,12 +69,15 @@ func (g *grain) settle(it *item, err error, free []*item) []*item {
 		last := it.commit.Offset + persistence.Offset(len(it.commit.Events)) - 1
 		it.result.Response.Receipt.Offset = aggregate.Offset(last)
 		g.settled = append(g.settled, settled{it.call.id(), last})
-		if it.snapshot != nil {
+		if it.snapshot != nil && it.asked == nil {
 			g.host.save(it.snapshot)
 		}
 	} else {
 		g.broken = true
-		it.result = failed(err)
+		it.result, it.snapshot = failed(err), nil
+	}
+	if it.asked != nil {
+		it.asked <- it.snapshot
 	}
 	g.commits--
 	free = append(free, it)

@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"errors"
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
@@ -29,9 +30,78 @@ func (d *snapshotDebt) due(p aggregate.SnapshotPolicy, idle bool) bool {
 	return d.events >= slack*p.Every || d.bytes >= slack*p.Bytes
 }
 
+// half reports whether half of what makes a snapshot due has come together.
+func (d *snapshotDebt) half(p aggregate.SnapshotPolicy) bool {
+	return !p.Off && (2*d.events >= p.Every || 2*d.bytes >= p.Bytes)
+}
+
+// SnapshotEarly takes snapshots of the most recently used aggregates of some
+// partitions, up to so many of each, if a replay would have much to repeat:
+// half of what would make a snapshot due. It returns when they are stored, or
+// when ctx ends; what is not stored by then costs a longer load.
+func (h *Host) SnapshotEarly(ctx context.Context, partitions []persistence.Partition, most int) {
+	var grains []*grain
+	for _, p := range partitions {
+		hot := h.hottest(p)
+		for _, g := range hot[:min(len(hot), most)] {
+			if !g.def.Snapshots().Off {
+				grains = append(grains, g)
+			}
+		}
+	}
+	taken := make(chan *persistence.Snapshot, len(grains))
+	for _, g := range grains {
+		g.mailbox.PostUserMessage(snapshotNow{taken})
+	}
+	batch := make([]persistence.Snapshot, 0, snapshotBatch)
+	for i := range grains {
+		select {
+		case s := <-taken:
+			if s != nil {
+				batch = append(batch, *s)
+			}
+		case <-ctx.Done():
+			return
+		}
+		if len(batch) == snapshotBatch || i == len(grains)-1 && len(batch) > 0 {
+			h.saveAll(ctx, batch)
+			batch = batch[:0]
+		}
+	}
+}
+
+// snapshotEarly gives a snapshot to whoever asked for one, when all its events
+// are durable.
+func (g *grain) snapshotEarly(to chan<- *persistence.Snapshot) {
+	if g.phase != running || !g.catchUp() || !g.sinceSnap.half(g.def.Snapshots()) {
+		to <- nil
+		return
+	}
+	s := g.snapshot()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var last *item
+	for it := g.queue; it != nil; it = it.next {
+		if it.hasCommit {
+			last = it
+		}
+	}
+	switch {
+	case last == nil && !g.broken:
+		to <- s
+	case last == nil || last.snapshot != nil || last.asked != nil:
+		to <- nil
+	default:
+		last.snapshot, last.asked = s, to
+	}
+}
+
 // snapshotQueue bounds the snapshots that wait to be written; further ones are
 // dropped, and taken again when the debt has grown.
 const snapshotQueue = 256
+
+// snapshotBatch is how many snapshots one round trip stores.
+const snapshotBatch = 64
 
 // snapshotWriter stores snapshots off the hot path.
 type snapshotWriter struct {
@@ -66,7 +136,7 @@ func (w *snapshotWriter) run() {
 // write stores a snapshot together with those that wait behind it.
 func (w *snapshotWriter) write(first *persistence.Snapshot) {
 	batch := []persistence.Snapshot{*first}
-	for more := true; more && len(batch) < 64; {
+	for more := true; more && len(batch) < snapshotBatch; {
 		select {
 		case s := <-w.queue:
 			batch = append(batch, *s)
@@ -74,14 +144,19 @@ func (w *snapshotWriter) write(first *persistence.Snapshot) {
 			more = false
 		}
 	}
-	ctx, cancel := context.WithTimeout(w.host.storeContext, w.host.config.StoreTimeout)
+	ctx, cancel := w.host.storeCall()
 	defer cancel()
-	if err := w.host.store.SaveSnapshots(ctx, batch); err != nil {
-		if w.host.storeContext.Err() != nil {
-			return // the host has stopped; the next load replays a little more
-		}
-		w.host.log.Warn("snapshots not stored", "count", len(batch), "error", err)
-		return
+	w.host.saveAll(ctx, batch)
+}
+
+// saveAll stores snapshots in one round trip. Who is cut off by the end of the
+// host, or of a hand-over's patience, merely has more to replay later.
+func (h *Host) saveAll(ctx context.Context, batch []persistence.Snapshot) {
+	err := h.store.SaveSnapshots(ctx, batch)
+	switch {
+	case err == nil:
+		h.stats.snapshots.Add(uint64(len(batch)))
+	case h.storeContext.Err() == nil && !errors.Is(ctx.Err(), context.Canceled):
+		h.log.Warn("snapshots not stored", "count", len(batch), "error", err)
 	}
-	w.host.stats.snapshots.Add(uint64(len(batch)))
 }

@@ -5,7 +5,7 @@ import "sync/atomic"
 type counters struct {
 	commits, batches, fenced, conflicts, unknown, storeErrors atomic.Uint64
 	activations, passivations, loads, lookups, duplicates     atomic.Uint64
-	overloaded, panics, barriers, held                        atomic.Uint64
+	overloaded, refused, panics, barriers, held, warmed       atomic.Uint64
 	snapshots, snapshotsDropped                               atomic.Uint64
 }
 
@@ -20,9 +20,11 @@ type Stats struct {
 	Activations      uint64
 	Passivations     uint64
 	Loads            uint64
+	Warmed           uint64 // activations that no call asked for: see Host.Warm
 	Lookups          uint64 // command ids that only the log could tell
 	Duplicates       uint64 // commands delivered again
 	Overloaded       uint64 // calls refused because a queue was full
+	Refused          uint64 // calls refused at once because the store could not be reached a moment before
 	Panics           uint64 // in domain code
 	Barriers         uint64 // store round trips because no lease covered a reply
 	Held             uint64 // replies held back after a take-over
@@ -39,8 +41,8 @@ func (h *Host) Stats() Stats {
 		Commits: c.commits.Load(), Batches: c.batches.Load(), Fenced: c.fenced.Load(), Conflicts: c.conflicts.Load(),
 		Unknown: c.unknown.Load(), StoreErrors: c.storeErrors.Load(), Activations: c.activations.Load(),
 		Passivations: c.passivations.Load(), Loads: c.loads.Load(), Lookups: c.lookups.Load(), Duplicates: c.duplicates.Load(),
-		Overloaded: c.overloaded.Load(), Panics: c.panics.Load(), Barriers: c.barriers.Load(), Held: c.held.Load(),
-		Snapshots: c.snapshots.Load(), SnapshotsDropped: c.snapshotsDropped.Load(),
+		Overloaded: c.overloaded.Load(), Refused: c.refused.Load(), Panics: c.panics.Load(), Barriers: c.barriers.Load(), Held: c.held.Load(),
+		Warmed: c.warmed.Load(), Snapshots: c.snapshots.Load(), SnapshotsDropped: c.snapshotsDropped.Load(),
 		Resident: h.resident.len(), InFlight: int(h.inflight.Load()),
 	}
 }

@@ -25,8 +25,8 @@ type released struct {
 func (f *fixture) release(ctx context.Context, p persistence.Partition) <-chan released {
 	done := make(chan released, 1)
 	go func() {
-		epoch, err := f.host.Release(ctx, p)
-		done <- released{epoch, err}
+		given, err := f.host.Release(ctx, p)
+		done <- released{given.Epoch, err}
 	}()
 	return done
 }

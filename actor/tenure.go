@@ -1,6 +1,9 @@
 package actor
 
 import (
+	"cmp"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,13 +21,13 @@ type tenure struct {
 	host      *Host
 	partition persistence.Partition
 	lane      *lane
-	since     persistence.Epoch  // under which it was claimed
-	epoch     atomic.Int64       // changes when we fence ourselves
-	head      persistence.Offset // owned by the lane
-	lost      atomic.Bool        // deposed: nothing may commit or be answered from memory
-	sealed    atomic.Bool        // on its way out: no new calls
-	calls     atomic.Int64       // admitted and not answered
-	drained   chan struct{}      // closed when sealed or lost and calls is 0
+	since     persistence.Epoch // under which it was claimed
+	epoch     atomic.Int64      // changes when we fence ourselves
+	head      atomic.Int64      // the last offset that is known to be in the log; set by the lane
+	lost      atomic.Bool       // deposed: nothing may commit or be answered from memory
+	sealed    atomic.Bool       // on its way out: no new calls
+	calls     atomic.Int64      // admitted and not answered
+	drained   chan struct{}     // closed when sealed or lost and calls is 0
 	drainOnce sync.Once
 
 	holding   atomic.Bool // I8
@@ -34,6 +37,13 @@ type tenure struct {
 	grains map[persistence.Stream]*grain
 	held   []*item                         // replies that wait for the end of the hold
 	marks  map[persistence.Stream]struct{} // streams with commits during the hold
+}
+
+// fence is the proof of ownership that the store is asked for. The epoch is read
+// first: whoever fences himself off has found the head before.
+func (t *tenure) fence() persistence.Fence {
+	epoch := persistence.Epoch(t.epoch.Load())
+	return persistence.Fence{Partition: t.partition, Epoch: epoch, Head: persistence.Offset(t.head.Load())}
 }
 
 // enter admits a call unless the partition is leaving.
@@ -66,9 +76,27 @@ func (t *tenure) grain(d *aggregate.Definition, s persistence.Stream) *grain {
 	g := t.grains[s]
 	if g == nil {
 		g = t.host.activate(t, d, s)
-		t.grains[s] = g
+		t.host.loader.load(g)
 	}
 	return g
+}
+
+// warm makes the activation of a stream that nobody has called; nil when there
+// is one, or the partition is on its way out.
+func (t *tenure) warm(d *aggregate.Definition, s persistence.Stream) *grain {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.grains[s] != nil || t.sealed.Load() || t.lost.Load() {
+		return nil
+	}
+	return t.host.activate(t, d, s)
+}
+
+// resident reports whether a stream has an activation.
+func (t *tenure) resident(s persistence.Stream) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.grains[s] != nil
 }
 
 // forget removes an activation that has stopped.
@@ -80,7 +108,7 @@ func (t *tenure) forget(g *grain) {
 	}
 }
 
-// all lists the activations.
+// all lists the activations, in an order that is always the same.
 func (t *tenure) all() []*grain {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,6 +116,9 @@ func (t *tenure) all() []*grain {
 	for _, g := range t.grains {
 		list = append(list, g)
 	}
+	slices.SortFunc(list, func(a, b *grain) int {
+		return cmp.Or(strings.Compare(a.stream.Type, b.stream.Type), strings.Compare(a.stream.ID, b.stream.ID))
+	})
 	return list
 }
 

@@ -15,6 +15,13 @@
 //	var Accounts = aggregate.Define("account",
 //		aggregate.Accepts[Deposit]("deposit"), aggregate.Records[Deposited]("deposited"))
 //
+// A program reaches one aggregate through a [Ref]: its method Send delivers a
+// command, the function [Ask] a query, and the function [Do] a command that also
+// answers. What goes wrong is one of four kinds: see [KindOf].
+//
+//	alice := Accounts.Ref(node, "alice") // node is a *cluster.Node
+//	receipt, err := alice.Send(ctx, Deposit{Cents: 500})
+//
 // Decide, Evolve and Answer are pure (I4): no clock, no randomness, no I/O, no
 // goroutine. Time and new ids arrive in the command. The runtime calls them for
 // one aggregate one at a time, and again when it replays.

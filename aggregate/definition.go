@@ -161,7 +161,14 @@ func (d *Definition) checkUpcasts(m *Message) {
 	slices.SortStableFunc(m.upcasts, func(a, b Upcast) int { return a.From - b.From })
 	for i, u := range m.upcasts {
 		if u.From != i+1 {
-			d.problem("event %q: upcasts cover version %d where %d was expected", m.name, u.From, i+1)
+			switch {
+			case u.From < 1:
+				d.problem("event %q: From(%d, ...): versions are counted from 1", m.name, u.From)
+			case u.From <= i:
+				d.problem("event %q: From(%d, ...) is there twice", m.name, u.From)
+			default:
+				d.problem("event %q: From(%d, ...) is missing: there is an upcast from version %d", m.name, i+1, u.From)
+			}
 			return
 		}
 		if u.convert == nil {

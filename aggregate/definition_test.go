@@ -84,15 +84,15 @@ func TestEveryMistakeIsListed(t *testing.T) {
 		},
 		{aggregate.Define("reads", records, aggregate.Reads[account](9)), `read mode 9 is unknown`},
 		{aggregate.Define("idle", records, aggregate.IdleAfter[account](-time.Second)), `idle time -1s is negative`},
-		{upcasts(aggregate.From(2, v2ToDeposited)), `upcasts cover version 2 where 1 was expected`},
-		{upcasts(aggregate.From(0, v1ToDeposited)), `upcasts cover version 0 where 1 was expected`},
+		{upcasts(aggregate.From(2, v2ToDeposited)), `event "deposited": From(1, ...) is missing: there is an upcast from version 2`},
+		{upcasts(aggregate.From(0, v1ToDeposited)), `event "deposited": From(0, ...): versions are counted from 1`},
 		{
 			upcasts(aggregate.From(3, v2ToDeposited), aggregate.From(1, v1ToDeposited)),
-			`upcasts cover version 3 where 2 was expected`,
+			`event "deposited": From(2, ...) is missing: there is an upcast from version 3`,
 		},
 		{
 			upcasts(aggregate.From(1, v1ToDeposited), aggregate.From(1, v2ToDeposited)),
-			`upcasts cover version 1 where 2 was expected`,
+			`event "deposited": From(1, ...) is there twice`,
 		},
 		{upcasts(aggregate.From(1, v1ToV2)), `from version 1 makes a aggregate_test.depositedV2, not a *aggregate_test.deposited`},
 		{

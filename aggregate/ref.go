@@ -85,7 +85,9 @@ func (r Ref[S]) deliver(ctx context.Context, value any, kind MessageKind, answer
 		Expect: -1, Metadata: MetadataFrom(ctx),
 	}
 	for _, o := range options {
-		o(&request)
+		if o != nil {
+			o(&request)
+		}
 	}
 	switch {
 	case request.err != nil:
@@ -118,7 +120,7 @@ func CheckID(id string) error {
 }
 
 // Option changes one call. One that makes no sense is an invalid failure of the
-// call.
+// call; nil changes nothing.
 type Option func(*Request)
 
 // WithCommandID gives the command an identity of the caller's choice, so that

@@ -187,6 +187,13 @@ func TestOptionsThatMakeNoSenseAreInvalid(t *testing.T) {
 	require.Nil(t, g.request, "nothing of this reached the gateway")
 }
 
+func TestANilOptionChangesNothing(t *testing.T) {
+	g := &capture{}
+	_, err := bank.Ref(g, "alice").Send(t.Context(), withdraw{1}, nil, aggregate.WithCommandID(goldenID), nil)
+	require.NoError(t, err)
+	require.Equal(t, goldenID, g.request.Command)
+}
+
 func TestIntoStoresTheReceipt(t *testing.T) {
 	g := &capture{response: aggregate.Response{Answer: int64(7), Receipt: aggregate.Receipt{Version: 3, Duplicate: true}}}
 	alice := bank.Ref(g, "alice")

@@ -71,6 +71,8 @@ const (
 	// answer about another moment.
 	KindRejected
 	// KindNotDone: the command certainly had no effect and may be sent again.
+	// With [ReasonPanic] and [ReasonUnreadable] it would fail again, until the
+	// program is mended: see cluster.SafeToRetry.
 	KindNotDone
 	// KindUnknown: the command may have had its effect. Only asking again with
 	// the same command id is safe.
@@ -110,7 +112,7 @@ const (
 	ReasonOutcome       = "outcome"        // unknown: the store did not say what became of it
 	ReasonUnknownType   = "unknown-type"   // invalid: no such aggregate type
 	ReasonUnknownName   = "unknown-name"   // invalid: no such command or query
-	ReasonBadID         = "bad-id"         // invalid: empty, too long, or with NUL
+	ReasonBadID         = "bad-id"         // invalid: empty, too long, with NUL, or not UTF-8
 	ReasonBadPayload    = "bad-payload"    // invalid: cannot be encoded or decoded
 	ReasonTooLarge      = "too-large"      // invalid: payload over the limit
 	ReasonBadCommandID  = "bad-command-id" // invalid: command id zero, or no UUID of version 7
@@ -139,7 +141,7 @@ func (f *Failure) Error() string {
 
 func (f *Failure) Unwrap() error { return f.Err }
 
-// NotDone, UnknownOutcome and Invalid make failures.
+// NotDone makes a failure of [KindNotDone].
 func NotDone(reason string, err error) *Failure {
 	return &Failure{Kind: KindNotDone, Reason: reason, Err: err}
 }
@@ -172,5 +174,6 @@ func KindOf(err error) Kind {
 }
 
 // ErrVersion is the rejection of a command whose [ExpectVersion] does not hold.
-// Its details are "expected" and "actual".
+// The one that is returned has both versions in its message, and in its details
+// as "expected" and "actual".
 var ErrVersion = Reject(ReasonVersion, "the aggregate is not at the expected version")

@@ -3,12 +3,10 @@ package cluster
 import (
 	"context"
 	"errors"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/ingrain-go/ingrain/cluster/internal/partition"
-	"github.com/ingrain-go/ingrain/cluster/internal/wire"
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
@@ -20,18 +18,77 @@ const moving = 4
 type claims struct {
 	node *Node
 	wake chan struct{} // capacity 1
-	turn sync.Mutex    // one round at a time: Stop does the last one
+	turn turn          // one round at a time: Stop does the last one
 
-	mu    sync.Mutex
-	holds map[persistence.Partition]time.Duration // until when replies are held (I8); inDoubt
+	mu     sync.Mutex
+	states map[persistence.Partition]*state
+	outage outage
 }
 
-// inDoubt is the hold of a partition that we may have taken over without being
-// told. The store would name us as its previous owner.
-const inDoubt time.Duration = math.MaxInt64
+// state is what is going on with a partition, as far as it is this node's doing.
+type state struct {
+	busy    errand
+	early   *gift             // came while busy: looked at when that is over
+	served  persistence.Epoch // the highest under which this node has served it, or tried to give it away
+	hold    hold
+	awaited persistence.Epoch // given to us, we were told by the table, and await the giver's word
+	since   time.Duration
+}
+
+// errand is what a node is just doing about a partition.
+type errand uint8
+
+const (
+	none errand = iota
+	claiming
+	giving
+)
+
+// hold is the time until which a tenure's replies are held back (I8).
+type hold struct {
+	until time.Duration
+	// doubt says that we may have taken the partition over without being told.
+	// The store would name us as its previous owner.
+	doubt bool
+}
 
 func newClaims(n *Node) *claims {
-	return &claims{node: n, wake: make(chan struct{}, 1), holds: map[persistence.Partition]time.Duration{}}
+	return &claims{node: n, wake: make(chan struct{}, 1), turn: newTurn(), states: map[persistence.Partition]*state{}}
+}
+
+// of finds the state of a partition. The claims are locked.
+func (c *claims) of(p persistence.Partition) *state {
+	s := c.states[p]
+	if s == nil {
+		s = &state{}
+		c.states[p] = s
+	}
+	return s
+}
+
+// begin makes a partition busy; false when it is so already.
+func (c *claims) begin(p persistence.Partition, e errand) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.of(p)
+	if s.busy != none {
+		return false
+	}
+	s.busy = e
+	return true
+}
+
+// end ends what begin began, and sees to what has waited for it.
+func (c *claims) end(life *life, p persistence.Partition) {
+	c.mu.Lock()
+	s := c.of(p)
+	early := s.early
+	s.busy, s.early = none, nil
+	c.mu.Unlock()
+	if early != nil {
+		c.accept(life, early)
+	}
+	c.node.parking.review(p)
 }
 
 func (c *claims) poke() {
@@ -74,24 +131,28 @@ func (c *claims) work(ctx context.Context, life *life) {
 	}
 	// Members and table are of one moment: news about partitions that came later
 	// may be the work of members that came later.
-	moves := partition.Moves(view.rows, partition.Members(view.list), mode, life.id)
-	for _, row := range n.table.Rows() { // given to us, or held by us before a restart of the host
-		if row.Owner == life.id && life.host.Epoch(row.Partition) == 0 {
-			moves = append(moves, partition.Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Owner, To: life.id})
+	var take, give []partition.Move
+	for _, m := range partition.Moves(view.rows, partition.Members(view.list), mode, life.id) {
+		switch {
+		case n.table.Owner(m.Partition).Epoch > m.Epoch: // it has moved since the view
+		case m.To == life.id:
+			take = append(take, m)
+		case c.holding(m.Partition) <= 0: // it is given away when its hold is over
+			give = append(give, m)
+		}
+	}
+	for _, row := range n.table.Rows() { // given to us, or dropped by the host
+		if row.Owner == life.id && life.host.Epoch(row.Partition) == 0 && !c.awaits(row) {
+			take = append(take, partition.Move{Partition: row.Partition, Epoch: row.Epoch, From: row.Owner, To: life.id})
 		}
 	}
 	start, before := n.clock.Now(), n.stats.takeovers.Load()
-	c.each(moves, c.node.draining.Load, func(m partition.Move) {
-		switch {
-		case m.To == life.id:
-			c.claim(ctx, life, m)
-		case c.holding(m.Partition) <= 0: // it is given away when its hold is over
-			c.handOver(ctx, life, m)
-		}
-	})
+	c.each(take, n.draining.Load, func(m partition.Move) { c.claim(ctx, life, m) })
 	if taken := n.stats.takeovers.Load() - before; taken > 0 {
 		n.log.Info("partitions taken over", "count", taken, "duration", n.clock.Now()-start)
 	}
+	c.prepare(ctx, life, give)
+	c.each(give, n.draining.Load, func(m partition.Move) { c.handOver(ctx, life, m) })
 }
 
 // each runs the moves, a few at a time.
@@ -114,12 +175,16 @@ func (c *claims) each(moves []partition.Move, enough func() bool, do func(partit
 // claim takes a partition over and serves it.
 func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 	n := c.node
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if life.host.Epoch(m.Partition) > m.Epoch {
+	if !c.begin(m.Partition, claiming) {
+		return
+	}
+	defer c.end(life, m.Partition)
+	if held := life.host.Epoch(m.Partition); held != 0 && held >= m.Epoch {
 		return // the view is older than what we have done since
 	}
 	life.host.Lose(m.Partition) // what an older tenure remembers must not be served under the new epoch
+	ctx, cancel := n.seams.Timeout(ctx, storeTimeout)
+	defer cancel()
 	won, err := n.store.Claim(ctx, m.Partition, m.Epoch, life.id)
 	var lost *persistence.ClaimLostError
 	switch {
@@ -130,39 +195,60 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 		n.renewal.poke()
 		return
 	case err != nil:
-		c.setHold(m.Partition, inDoubt)
-		n.log.Warn("partition not claimed", "partition", m.Partition, "error", err)
+		c.doubt(m.Partition, err)
 		return
 	}
-	if won.Previous != "" && won.Previous != life.id && !won.Released {
+	if won.Previous != "" && won.Previous != life.id {
 		n.stats.takeovers.Add(1)
 	}
 	n.stats.claims.Add(1)
-	holdUntil := c.holdUntil(life, &won)
-	c.setHold(won.Partition, holdUntil)
-	life.host.Own(won, holdUntil)
-	n.table.Learn(persistence.Ownership{Partition: won.Partition, Epoch: won.Epoch, Owner: life.id})
+	row := persistence.Ownership{Partition: won.Partition, Epoch: won.Epoch, Owner: life.id}
+	c.mu.Lock()
+	s := c.of(won.Partition)
+	s.hold = hold{until: max(c.holdUntil(life, &won, s.hold), n.deaths.assumed())}
+	s.served = max(s.served, won.Epoch)
+	c.outage.over(n.clock.Now())
+	life.host.Own(won, s.hold.until)
+	c.mu.Unlock()
+	n.table.Learn(row)
 	n.news.announce() // a view may have shown the row before it was served
+	n.tell(row)
+}
+
+// doubt notes that a claim got no answer, and may have been made.
+func (c *claims) doubt(p persistence.Partition, err error) {
+	n := c.node
+	now := n.clock.Now()
+	c.mu.Lock()
+	c.of(p).hold = hold{until: now + n.leaseElsewhere(), doubt: true}
+	failures, log := c.outage.failed(now)
+	c.mu.Unlock()
+	if log {
+		n.log.Warn("partition not claimed", "partition", p, "failures", failures, "error", err)
+	}
 }
 
 // holdUntil is when no previous owner can answer from memory under a lease any
-// more (I8); 0 when none can now.
+// more (I8); 0 when none can now. Of ours is known what the last tenure held.
 //
-//	never owned, or released ... 0: who releases has waited for the end of its own hold
+//	never owned, or nobody's ... 0: who releases has waited for the end of its own hold
+//	given to us ................ 0: likewise
 //	ourselves .................. the hold of our last tenure goes on
 //	proven dead ................ it may have held back itself, because of a node that was
 //	                             evicted before: until all of those are silent
 //	anybody else ............... until its lease has certainly run out
-func (c *claims) holdUntil(life *life, won *persistence.Tenure) time.Duration {
+//
+// A partition that was given to somebody else is that somebody's: whoever is
+// given a partition may serve it without claiming it.
+func (c *claims) holdUntil(life *life, won *persistence.Tenure, ours hold) time.Duration {
 	n := c.node
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	mine := c.holds[won.Partition]
 	switch {
-	case won.Previous == "" || won.Released:
+	case n.seams.Without.Hold:
 		return 0
-	case won.Previous == life.id && mine != inDoubt:
-		return mine
+	case won.Previous == "" || won.Previous == life.id && won.Released:
+		return 0
+	case won.Previous == life.id && !ours.doubt:
+		return ours.until
 	case n.deaths.proven(won.Previous):
 		return n.deaths.lastLapse()
 	}
@@ -172,58 +258,28 @@ func (c *claims) holdUntil(life *life, won *persistence.Tenure) time.Duration {
 	return n.clock.Now() + n.leaseElsewhere()
 }
 
-func (c *claims) setHold(p persistence.Partition, until time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.holds[p] = until
-}
-
 // holding is how much longer a partition's replies are held.
 func (c *claims) holding(p persistence.Partition) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	until := c.holds[p]
-	if until == inDoubt {
-		return 0 // it is not served, so nothing of it was answered
-	}
-	return until - c.node.clock.Now()
+	return c.of(p).hold.until - c.node.clock.Now()
 }
 
-// outlast waits for the end of all holds, at most a lease.
+// outlast waits for the end of all holds, at most a lease. What may be ours
+// without our knowing counts too: it is released with the rest.
 func (c *claims) outlast(life *life) {
-	var last time.Duration
-	for _, f := range life.host.Owned() {
-		last = max(last, c.holding(f.Partition))
+	var until time.Duration
+	c.mu.Lock()
+	for p, s := range c.states {
+		if s.hold.doubt || life.host.Epoch(p) != 0 {
+			until = max(until, s.hold.until)
+		}
 	}
-	if last > 0 {
+	c.mu.Unlock()
+	if left := until - c.node.clock.Now(); left > 0 {
 		over := make(chan struct{})
-		c.node.clock.AfterFunc(last, func() { close(over) })
+		c.node.clock.AfterFunc(left, func() { close(over) })
 		<-over
-	}
-}
-
-// handOver drains a partition and gives it to another node.
-func (c *claims) handOver(ctx context.Context, life *life, m partition.Move) {
-	n := c.node
-	drain, cancel := context.WithTimeout(ctx, drainTimeout)
-	epoch, err := life.host.Release(drain, m.Partition)
-	cancel()
-	if epoch == 0 {
-		return // not served here any more
-	}
-	if err != nil {
-		n.log.Warn("partition handed over before it was drained", "partition", m.Partition, "error", err)
-	}
-	ctx, cancel = context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := n.store.Release(ctx, m.Partition, epoch, life.id, m.To); err != nil {
-		n.log.Warn("partition not released", "partition", m.Partition, "error", err)
-		return // the table still names us: we claim it again
-	}
-	n.stats.handovers.Add(1)
-	n.learn(persistence.Ownership{Partition: m.Partition, Epoch: epoch + 1, Owner: m.To, Released: true})
-	if p := n.peerOf(m.To); p != nil {
-		p.tellMoved(&wire.Moved{Partition: int32(m.Partition), Epoch: int64(epoch + 1)})
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/ingrain-go/ingrain/actor"
@@ -24,6 +23,9 @@ type delivery struct {
 	payload   []byte // encoded once, at the first remote attempt
 	metadata  []byte
 	encoded   bool
+	// at the last attempt
+	seen       persistence.Epoch // of the partition
+	recoveries uint64            // of the store, as this node has noticed them
 }
 
 // Deliver implements aggregate.Gateway.
@@ -35,9 +37,12 @@ func (n *Node) Deliver(ctx context.Context, request *aggregate.Request) (aggrega
 }
 
 func (n *Node) deliver(ctx context.Context, request *aggregate.Request) (aggregate.Response, error) {
-	if n.types[request.Definition.Name()] != request.Definition {
-		return aggregate.Response{}, aggregate.Invalid(aggregate.ReasonUnknownType,
-			fmt.Errorf("aggregate type %q is not among this node's Config.Aggregates", request.Definition.Name()))
+	if known := n.types[request.Definition.Name()]; known != request.Definition {
+		err := fmt.Errorf("aggregate type %q is not among this node's Config.Aggregates", request.Definition.Name())
+		if known != nil {
+			err = fmt.Errorf("%w: another definition of %q is; use the one the node was started with", err, known.Name())
+		}
+		return aggregate.Response{}, aggregate.Invalid(aggregate.ReasonUnknownType, err)
 	}
 	stream := persistence.Stream{Type: request.Definition.Name(), ID: request.ID}
 	d := delivery{
@@ -46,7 +51,7 @@ func (n *Node) deliver(ctx context.Context, request *aggregate.Request) (aggrega
 	if err := ctx.Err(); err != nil {
 		return aggregate.Response{}, aggregate.NotDone(aggregate.ReasonDeadline, err)
 	}
-	if n.stopped() {
+	if n.closing.Load() {
 		return aggregate.Response{}, aggregate.NotDone(aggregate.ReasonStopping, nil)
 	}
 	result := d.attempt()
@@ -59,12 +64,15 @@ func (n *Node) deliver(ctx context.Context, request *aggregate.Request) (aggrega
 // attempt asks whoever is believed to own the partition, once.
 func (d *delivery) attempt() actor.Result {
 	n := d.node
+	d.recoveries = n.recoveries.Load()
 	if life := n.life.Load(); life != nil {
 		if epoch := life.host.Epoch(d.partition); epoch != 0 {
+			d.seen = epoch
 			return d.local(life.host, epoch)
 		}
 	}
 	owner := n.table.Owner(d.partition)
+	d.seen = owner.Epoch
 	peer := n.peerOf(owner.Owner)
 	if peer == nil {
 		return actor.Result{Err: errNoOwner}
@@ -92,10 +100,14 @@ func (d *delivery) again(r *actor.Result) bool {
 }
 
 // The pause between attempts begins at retryFirst, doubles up to retryMost, and
-// is cut short by news about the partition table.
+// is cut short by news: about the partition table, or that the store is back. It
+// is at least retryDown when the owner cannot reach the store, and retryLost when
+// this node cannot either: then it will have the news.
 const (
 	retryFirst = time.Millisecond
 	retryMost  = 100 * time.Millisecond
+	retryDown  = 20 * time.Millisecond
+	retryLost  = 500 * time.Millisecond
 )
 
 // persist asks again until the result is final or the caller's time is up. An
@@ -105,13 +117,16 @@ func (d *delivery) persist(result actor.Result) actor.Result {
 	ctx, n := d.ctx, d.node
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, n.config.CallTimeout)
+		ctx, cancel = n.seams.Timeout(ctx, n.config.CallTimeout)
 		defer cancel()
 		d.ctx = ctx
 	}
 	doubt := aggregate.KindOf(result.Err) == aggregate.KindUnknown
-	for pause := retryFirst; d.again(&result); pause = min(2*pause, retryMost) {
-		if !n.wait(ctx, pause) {
+	for pause, asked := retryFirst, persistence.Epoch(0); d.again(&result); pause = min(2*pause, retryMost) {
+		news := n.news.listen()
+		if known := n.table.Owner(d.partition).Epoch; known > max(d.seen, asked) && ctx.Err() == nil && !n.stopped() {
+			asked = known // at once, but once for each owner: the attempt may not have seen it
+		} else if !n.wait(ctx, news, d.pause(&result, pause)) {
 			return d.expired(result.Err, doubt)
 		}
 		n.stats.retries.Add(1)
@@ -122,6 +137,22 @@ func (d *delivery) persist(result actor.Result) actor.Result {
 		return d.expired(result.Err, doubt)
 	}
 	return result
+}
+
+// pause is how long to wait after a result, unless there is news before.
+func (d *delivery) pause(r *actor.Result, usual time.Duration) time.Duration {
+	var f *aggregate.Failure
+	if !errors.As(r.Err, &f) || f.Reason != aggregate.ReasonStoreDown {
+		return usual
+	}
+	n := d.node
+	if n.recoveries.Load() != d.recoveries {
+		return retryFirst // the news came before anybody waited for it
+	}
+	if life := n.life.Load(); life != nil && life.host.StoreLost() {
+		return retryLost
+	}
+	return max(usual, retryDown)
 }
 
 // expired is the error of a caller whose time is up.
@@ -138,14 +169,14 @@ func (d *delivery) expired(last error, doubt bool) actor.Result {
 	return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonDeadline, last)}
 }
 
-// wait pauses between attempts, with jitter, or until the partition table
-// changes. It reports whether there is any point in going on.
-func (n *Node) wait(ctx context.Context, pause time.Duration) bool {
-	news := n.news.listen()
-	timer := time.NewTimer(pause/2 + n.jitter(pause))
-	defer timer.Stop()
+// wait pauses between attempts, with jitter, or until there is news about the
+// partition table. It reports whether there is any point in going on.
+func (n *Node) wait(ctx context.Context, news <-chan struct{}, pause time.Duration) bool {
+	over := make(chan struct{})
+	stop := n.clock.AfterFunc(pause/2+n.jitter(pause), func() { close(over) })
+	defer stop()
 	select {
-	case <-timer.C:
+	case <-over:
 	case <-news:
 	case <-ctx.Done():
 	case <-n.done:
@@ -164,7 +195,7 @@ type waiter struct {
 	before, behind *waiter
 }
 
-var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan actor.Result, 1)} }}
+func newWaiter() any { return &waiter{done: make(chan actor.Result, 1)} }
 
 // Reply implements actor.Replier.
 func (w *waiter) Reply(_ *actor.Call, r actor.Result) {
@@ -178,13 +209,13 @@ func (w *waiter) Reply(_ *actor.Call, r actor.Result) {
 // caller's own goroutine if the aggregate is idle.
 func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result {
 	n := d.node
-	w := waiters.Get().(*waiter)
+	w := n.waiters.Get().(*waiter)
 	w.call = actor.Call{Request: d.request, Stream: d.stream, Partition: d.partition, Epoch: epoch, Reply: w}
 	deadline, limited := d.ctx.Deadline()
 	if limited {
 		left := time.Until(deadline)
 		if left <= 0 {
-			waiters.Put(w)
+			n.waiters.Put(w)
 			return actor.Result{Err: aggregate.NotDone(aggregate.ReasonDeadline, context.DeadlineExceeded)}
 		}
 		w.call.Deadline = n.clock.Coarse() + left
@@ -211,7 +242,7 @@ func (d *delivery) local(host *actor.Host, epoch persistence.Epoch) actor.Result
 		}
 	}
 	w.call = actor.Call{}
-	waiters.Put(w)
+	n.waiters.Put(w)
 	return r
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/internal/simulated"
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
@@ -48,6 +49,9 @@ type Config struct {
 	// members there are. To change it, stop all nodes, and wait as long as the
 	// old lease before the first one starts with the new.
 	Lease time.Duration
+	// Weight is the node's share of the partitions, relative to the weights of the
+	// others. 0 means 1. A node of negative weight takes none: it only sends.
+	Weight int
 	// Sticky keeps partitions where they are when a node joins: it takes only
 	// what is nobody's. By default a join moves its share to it.
 	Sticky bool
@@ -95,6 +99,8 @@ type Config struct {
 	Clock   actor.Clock
 	Network Network
 	Rand    *rand.Rand
+	// Simulated is for the simulation of this repository: leave it nil.
+	Simulated *simulated.Seams
 }
 
 func (c Config) withDefaults() Config {

@@ -208,11 +208,13 @@ func TestFrozenOwnerCannotHarm(t *testing.T) {
 
 // pauseBetweenWrites freezes a child at a moment when it does not hold the lock
 // of the store. PostgreSQL ends the session of a frozen writer; of a SQLite
-// store that a frozen process has locked, nobody can write until it goes on.
-func pauseBetweenWrites(t *testing.T, victim, witness *clustertest.Process) {
+// store that a frozen process has locked, nobody can write until it goes on. It
+// returns when the child froze.
+func pauseBetweenWrites(t *testing.T, victim, witness *clustertest.Process) (at time.Time) {
 	t.Helper()
 	ctx := within(t, patience)
 	for {
+		at = time.Now()
 		victim.Pause(ctx)
 		before, now := witness.Stats(ctx), witness.Stats(ctx)
 		require.Eventually(t, func() bool {
@@ -220,7 +222,7 @@ func pauseBetweenWrites(t *testing.T, victim, witness *clustertest.Process) {
 			return now.RenewalsFailed > before.RenewalsFailed || now.Renewals >= before.Renewals+3
 		}, patience, 5*time.Millisecond, "child %s renews or fails to", witness.Name())
 		if now.RenewalsFailed == before.RenewalsFailed {
-			return
+			return at
 		}
 		victim.Resume()
 	}

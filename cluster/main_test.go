@@ -18,17 +18,22 @@ import (
 // patience bounds every wait of a test.
 const patience = 30 * time.Second
 
-func TestMain(m *testing.M) { clustertest.Main(m, program) }
+func TestMain(m *testing.M) { clustertest.Main(m, program, nextProgram) }
 
 // program is what the child processes of these tests run.
 var program = clustertest.Program{
 	Name:       "counters",
-	Aggregates: []aggregate.Any{counters, registers},
+	Aggregates: []aggregate.Any{counters, registers, purses},
 	Ops: map[string]clustertest.Op{
 		"add":   clustertest.Do(doAdd),
 		"total": clustertest.Do(doTotal),
 		"set":   clustertest.Do(doSet),
 		"get":   clustertest.Do(doGet),
+		"sum":   clustertest.Do(doSum),
+		"spend": clustertest.Do(doSpend),
+
+		"watch":   clustertest.Do(doWatch),
+		"unwatch": clustertest.Do(doUnwatch),
 	},
 }
 

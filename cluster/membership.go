@@ -3,7 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
-	"sync"
+	"fmt"
 	"time"
 
 	"github.com/ingrain-go/ingrain/persistence"
@@ -25,8 +25,10 @@ const suspicion = renewalsPerLease + 1
 // on what it says.
 //
 //	every lease/4, or at a hint:
-//	  renew ─▶ lose what the view no longer gives us ─▶ extend the lease
-//	        ─▶ learn table and members ─▶ evict the dead ─▶ claim, hand over
+//	  ping ─▶ renew, and say who does not answer
+//	       ─▶ lose what the view no longer gives us ─▶ extend the lease
+//	       ─▶ learn table and members ─▶ evict who is dead, or cannot be reached
+//	       ─▶ claim, hand over
 //
 // Losing comes before extending: the lease covers only what the renewal
 // confirmed (I7).
@@ -34,33 +36,17 @@ type renewal struct {
 	node  *Node
 	hints chan struct{} // capacity 1: look at once
 
-	mu      sync.Mutex // one round at a time: Stop does the last one
-	watched map[persistence.NodeID]*watched
-	outage  outage
-}
-
-// watched is what the loop remembers of another node.
-type watched struct {
-	renewals  int64
-	seenAt    time.Duration // when this many renewals were first seen
-	unchanged int           // of our renewals since, at their usual distance
-	lookedAt  time.Duration // when unchanged was last counted
+	mu       turn // one round at a time: Stop does the last one
+	watched  map[persistence.NodeID]*watched
+	lineage  string // of the last view
+	unproven bool   // what we have acknowledged may be gone from the log
+	outage   outage
+	burials  outage // of evictions
+	setbacks outage // of the store, to an older state
 }
 
 func newRenewal(n *Node) *renewal {
-	return &renewal{node: n, hints: make(chan struct{}, 1), watched: map[persistence.NodeID]*watched{}}
-}
-
-// look takes in a node's counter. Renewals that follow each other faster than
-// usual, after hints, say nothing about others and count once.
-func (w *watched) look(renewals int64, now, every time.Duration) {
-	switch {
-	case renewals != w.renewals:
-		*w = watched{renewals: renewals, seenAt: now, lookedAt: now}
-	case now-w.lookedAt >= every*3/4:
-		w.unchanged++
-		w.lookedAt = now
-	}
+	return &renewal{node: n, hints: make(chan struct{}, 1), mu: newTurn(), watched: map[persistence.NodeID]*watched{}}
 }
 
 // poke asks for a look at the view before its time.
@@ -85,7 +71,7 @@ func (r *renewal) run() {
 		select {
 		case <-due:
 			if n.clock.Now() < next && !r.deathSeen() {
-				if r.orphans() {
+				if r.orphans() || n.contacts.urgent() {
 					r.look(n.ctx)
 				}
 				continue
@@ -136,13 +122,38 @@ func (r *renewal) look(ctx context.Context) {
 	if life == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.config.Lease)
+	ctx, cancel := n.seams.Timeout(ctx, n.config.Lease)
 	defer cancel()
-	if view, err := n.store.View(ctx); err == nil { // the next renewal reports what is wrong
-		r.confirm(life, view)
-		n.observe(view)
-		n.claims.poke()
+	known := n.belief(life)
+	view, err := n.store.View(ctx)
+	if err != nil {
+		return // the next renewal reports what is wrong
 	}
+	if !r.read(ctx, life, known, view) {
+		return
+	}
+	if r.unproven {
+		r.poke() // there is no lease until a renewal
+	}
+	n.observe(view, false)
+	r.bury(ctx, life, view)
+	n.claims.poke()
+}
+
+// read loses what a view no longer gives to an incarnation. It reports false
+// when the incarnation is over.
+func (r *renewal) read(ctx context.Context, life *life, known belief, view persistence.View) bool {
+	n := r.node
+	if r.outlived(known, view) {
+		n.abandonLife(life)
+		r.bow(ctx, life, view)
+		n.observe(view, false)
+		r.poke() // come back
+		return false
+	}
+	r.confirm(life, view)
+	r.notice(life, view.Lineage)
+	return true
 }
 
 func (n *Node) renewEvery() time.Duration { return n.config.Lease / renewalsPerLease }
@@ -153,15 +164,19 @@ func (r *renewal) renew(ctx context.Context) {
 	defer r.mu.Unlock()
 	n := r.node
 	life := n.life.Load()
-	ctx, cancel := context.WithTimeout(ctx, n.config.Lease)
+	ctx, cancel := n.seams.Timeout(ctx, n.config.Lease)
 	defer cancel()
 	if life == nil {
 		r.rejoin(ctx)
 		return
 	}
+	if last := n.view.Load(); last != nil && r.outage.failures == 0 {
+		n.contacts.ping(last.list, life.id)
+	}
+	known := n.belief(life)
 	sent := n.clock.Now()
 	n.stats.renewals.Add(1)
-	view, err := n.store.Renew(ctx, life.id, n.state())
+	view, err := n.store.Renew(ctx, persistence.Renewal{Node: life.id, State: n.state(), Suspects: n.contacts.suspects()})
 	switch {
 	case errors.Is(err, persistence.ErrNotMember):
 		n.log.Warn("evicted from the cluster, coming back as another incarnation", "node", life.id)
@@ -171,13 +186,41 @@ func (r *renewal) renew(ctx context.Context) {
 	case n.stopped():
 		return
 	case err != nil:
-		n.stats.renewalsFailed.Add(1)
-		if failures, log := r.outage.failed(n.clock.Now()); log {
-			n.log.Warn("lease not renewed", "node", life.id, "failures", failures, "error", err)
-		}
+		r.failed(life, err)
 		return
 	}
-	r.confirm(life, view)
+	if !r.read(ctx, life, known, view) {
+		return
+	}
+	switch proven, err := r.prove(ctx, life); {
+	case err != nil:
+		r.failed(life, err)
+	case proven:
+		r.extend(life, sent)
+	default:
+		r.poke()
+	}
+	n.observe(view, true)
+	n.contacts.report(view.Nodes)
+	r.bury(ctx, life, view)
+	n.claims.poke()
+}
+
+// failed takes note of a renewal that came to nothing.
+func (r *renewal) failed(life *life, err error) {
+	n := r.node
+	n.stats.renewalsFailed.Add(1)
+	if int64(n.clock.Now()) >= life.leased.Load() {
+		life.host.LoseStore(err)
+	}
+	if failures, log := r.outage.failed(n.clock.Now()); log {
+		n.log.Warn("lease not renewed", "node", life.id, "failures", failures, "error", err)
+	}
+}
+
+// extend begins a lease with a renewal that was sent at a moment.
+func (r *renewal) extend(life *life, sent time.Duration) {
+	n := r.node
 	until := sent + time.Duration(float64(n.config.Lease)*(1-driftBound))
 	life.host.ExtendLease(until)
 	before := life.leased.Swap(int64(until))
@@ -185,21 +228,32 @@ func (r *renewal) renew(ctx context.Context) {
 	if failures, lasted := r.outage.over(n.clock.Now()); failures > 0 {
 		n.log.Info("lease renewed again", "node", life.id, "failures", failures, "after", lasted)
 	}
-	n.observe(view)
 	if lapsed {
 		n.news.announce()
 	}
-	r.bury(ctx, life, view)
-	n.claims.poke()
 }
 
-// rejoin comes back as a new incarnation after an eviction.
+// rejoin comes back as a new incarnation after an eviction, if the others can be
+// reached: else they would evict it again.
 func (r *renewal) rejoin(ctx context.Context) {
 	n := r.node
 	if n.draining.Load() {
 		return
 	}
-	if err := n.join(ctx); err != nil {
+	known := n.belief(nil)
+	view, err := n.store.View(ctx)
+	if err == nil {
+		r.outlived(known, view)
+		n.observe(view, true)
+		var answer bool
+		if answer, err = r.others(view); err == nil && !answer {
+			return // a pong will wake us
+		}
+	}
+	if err == nil {
+		err = n.join(ctx)
+	}
+	if err != nil {
 		if failures, log := r.outage.failed(n.clock.Now()); log {
 			n.log.Warn("not joined again", "failures", failures, "error", err)
 		}
@@ -207,6 +261,29 @@ func (r *renewal) rejoin(ctx context.Context) {
 	}
 	n.stats.rejoins.Add(1)
 	r.poke()
+}
+
+// others pings the members of a view, and reports whether more than half of them
+// have answered, or there is none. Members that are dead and not evicted yet do
+// not count. When they had time to answer and did not, that is an error.
+func (r *renewal) others(view persistence.View) (answer bool, err error) {
+	n := r.node
+	var members []persistence.Node
+	for i := range view.Nodes {
+		if m := &view.Nodes[i]; !n.deaths.prove(m) && r.watched[m.ID].unchanged < suspicion {
+			members = append(members, *m)
+		}
+	}
+	me, _ := n.name.Load().(persistence.NodeID)
+	n.contacts.ping(members, me)
+	reached, rounds := n.contacts.reach(members)
+	switch {
+	case 2*reached > len(members) || len(members) == 0:
+		return true, nil
+	case rounds > 1:
+		return false, fmt.Errorf("of %d members %d answer", len(members), reached)
+	}
+	return false, nil
 }
 
 // confirm drops the partitions that are in other hands.
@@ -225,61 +302,24 @@ func (r *renewal) ours(life *life, row persistence.Ownership) bool {
 	return row.Owner == life.id && !row.Released
 }
 
-// bury evicts the nodes that are dead: those that provably are, and those that
-// have not renewed for as long as we did.
-func (r *renewal) bury(ctx context.Context, life *life, view persistence.View) {
-	n := r.node
-	now := n.clock.Now()
-	present := map[persistence.NodeID]bool{}
-	for _, other := range view.Nodes {
-		present[other.ID] = true
-		if other.ID == life.id {
-			continue
-		}
-		w := r.watched[other.ID]
-		if w == nil {
-			w = &watched{renewals: other.Renewals, seenAt: now, lookedAt: now}
-			r.watched[other.ID] = w
-		}
-		w.look(other.Renewals, now, n.renewEvery())
-		proven := n.deaths.prove(&other)
-		if !proven && w.unchanged < suspicion {
-			continue
-		}
-		evicted, err := n.store.Evict(ctx, other.ID, other.Renewals)
-		if err != nil {
-			n.log.Warn("node not evicted", "victim", other.ID, "error", err)
-			continue
-		}
-		if evicted {
-			if !proven { // it renewed for the last time before we first saw that it had
-				n.deaths.lapse(other.ID, w.seenAt+n.leaseElsewhere())
-			}
-			n.stats.evictions.Add(1)
-			n.log.Info("node evicted", "victim", other.ID, "proven dead", proven)
-		}
-		r.poke() // read the view without it
-	}
-	for id := range r.watched {
-		if !present[id] {
-			delete(r.watched, id)
-		}
-	}
-}
-
-// observe takes in a view: members and table.
-func (n *Node) observe(view persistence.View) {
+// observe takes in a view: members and table. It is the membership loop's, whose
+// lock is held; renewed says that the view came with a renewal.
+func (n *Node) observe(view persistence.View, renewed bool) {
 	nodes := make(map[persistence.NodeID]persistence.Node, len(view.Nodes))
 	for _, node := range view.Nodes {
 		nodes[node.ID] = node
 	}
-	for _, node := range view.Nodes {
-		n.longestLease.Store(max(n.longestLease.Load(), int64(node.Lease)))
+	for _, list := range [][]persistence.Node{view.Nodes, view.Dead} {
+		for i := range list {
+			n.longestLease.Store(max(n.longestLease.Load(), int64(list[i].Lease)))
+		}
 	}
-	previous := n.view.Swap(&membershipView{nodes: nodes, list: view.Nodes, rows: view.Partitions})
+	n.renewal.watch(view, renewed)
+	previous := n.view.Load()
+	n.renewal.mourn(previous, view) // before anybody sees that they are gone, and claims what was theirs
+	n.view.Store(&membershipView{nodes: nodes, list: view.Nodes, rows: view.Partitions})
 	if previous != nil {
-		n.mourn(previous.list, nodes)
-		n.logChanges(previous, nodes)
+		n.logArrivals(previous, view.Nodes)
 	}
 	changed := len(n.table.Update(view)) > 0
 	if previous == nil || !previous.sameMembers(view.Nodes) {
@@ -291,30 +331,17 @@ func (n *Node) observe(view persistence.View) {
 	n.dropPeers(func(id persistence.NodeID) bool { _, ok := nodes[id]; return ok })
 	if changed {
 		n.news.announce()
+		n.parking.reviewAll()
 	}
 }
 
-// mourn takes note of the members that a view does not have any more. What they
-// may still answer from memory is over one lease from now, if it is not already.
-func (n *Node) mourn(before []persistence.Node, now map[persistence.NodeID]persistence.Node) {
-	for _, gone := range before {
-		if _, ok := now[gone.ID]; !ok && !n.deaths.prove(&gone) {
-			n.deaths.lapse(gone.ID, n.clock.Now()+n.leaseElsewhere())
-		}
-	}
-}
-
-// logChanges tells who has come and gone since the view before. This node's own
+// logArrivals tells who has come since the view before. This node's own
 // incarnations share its address.
-func (n *Node) logChanges(before *membershipView, now map[persistence.NodeID]persistence.Node) {
-	for _, gone := range before.list {
-		if _, ok := now[gone.ID]; !ok && gone.Address != n.address {
-			n.log.Info("node left", "node", gone.ID, "address", gone.Address)
-		}
-	}
-	for id, come := range now {
-		if _, ok := before.nodes[id]; !ok && come.Address != n.address {
-			n.log.Info("node joined", "node", id, "address", come.Address)
+func (n *Node) logArrivals(before *membershipView, now []persistence.Node) {
+	for i := range now {
+		come := &now[i]
+		if _, ok := before.nodes[come.ID]; !ok && come.Address != n.address {
+			n.log.Info("node joined", "node", come.ID, "address", come.Address)
 		}
 	}
 }
@@ -328,8 +355,13 @@ func (n *Node) leaseElsewhere() time.Duration {
 
 // learn takes in one row of the table, from a peer or from our own doing.
 func (n *Node) learn(row persistence.Ownership) {
-	if n.table.Learn(row) {
-		n.news.announce()
+	if !n.table.Learn(row) {
+		return
+	}
+	n.news.announce()
+	n.parking.review(row.Partition)
+	if row.Owner != "" && row.Owner == n.ID() {
+		n.claims.poke()
 	}
 }
 

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -38,6 +39,15 @@ type Receiver interface {
 	// Lost tells that the connection to an address broke, and with it perhaps
 	// some envelopes in either direction.
 	Lost(address string)
+}
+
+// Prober is implemented by a [Network] that can tell whether anybody listens at
+// an address. Without it a peer that is gone is noticed by its silence only.
+type Prober interface {
+	// Probe connects to the address and hangs up. An error that wraps
+	// syscall.ECONNREFUSED is the word of that machine that nobody listens there;
+	// any other says nothing about the peer.
+	Probe(ctx context.Context, address string) error
 }
 
 // endpoint is the name of a node's process in protoactor's registry.
@@ -129,6 +139,15 @@ func (n *protoNetwork) Start(r Receiver) (string, error) {
 // Send implements Network.
 func (n *protoNetwork) Send(address string, envelope *wire.Envelope) {
 	n.system.Root.Send(&proto.PID{Address: address, Id: endpoint}, envelope)
+}
+
+// Probe implements Prober.
+func (n *protoNetwork) Probe(ctx context.Context, address string) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // Stop implements Network.

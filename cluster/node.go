@@ -9,11 +9,13 @@ package cluster
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
-	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/cluster/internal/partition"
 	"github.com/ingrain-go/ingrain/cluster/internal/wire"
+	"github.com/ingrain-go/ingrain/internal/simulated"
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
@@ -37,6 +40,7 @@ type Node struct {
 	kinds      map[*aggregate.Message]*wire.Kind
 	partitions int
 	clock      actor.Clock
+	seams      simulated.Seams
 	log        *slog.Logger
 	randMu     sync.Mutex
 	rand       *rand.Rand
@@ -49,21 +53,29 @@ type Node struct {
 
 	table    *partition.Table
 	view     atomic.Pointer[membershipView]
-	news     *bulletin
+	news     *bulletin            // about the partition table: whoever retries looks again
+	partings *bulletin            // about who waits for whom, while this node leaves
 	life     atomic.Pointer[life] // nil between two incarnations
 	name     atomic.Value         // persistence.NodeID of the last incarnation, over or not
 	deaths   *deaths
 	peers    peers
 	calls    remoteCalls
+	waiters  sync.Pool // of *waiter
 	patience patience
 	stats    counters
+	hosts    hosts
 
-	renewal *renewal
-	claims  *claims
+	recoveries atomic.Uint64 // how often the store was lost and is back
+
+	renewal  *renewal
+	contacts *contacts
+	claims   *claims
+	parking  *parking
 
 	longestLease atomic.Int64 // of all nodes ever seen, a time.Duration
 
-	draining   atomic.Bool
+	draining   atomic.Bool     // Stop has begun: it takes no partition any more
+	closing    atomic.Bool     // it has none any more, and takes no call
 	ctx        context.Context // ends with done
 	cancel     context.CancelFunc
 	done       chan struct{}
@@ -80,9 +92,9 @@ var (
 
 // life is one incarnation of the node.
 type life struct {
-	id   persistence.NodeID
-	host *actor.Host
-	lock *os.File // nil when there is none
+	id      persistence.NodeID
+	host    *actor.Host
+	unlocks func() error // gives up the lock that proves its death; nil when there is none
 
 	leased atomic.Int64 // until when by the node's clock, a time.Duration; 0 before the first renewal
 
@@ -106,20 +118,24 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	}
 	n := &Node{
 		config: config.withDefaults(), store: config.Store, types: map[string]*aggregate.Definition{},
-		partitions: config.Store.Meta().Partitions, done: make(chan struct{}), news: newBulletin(),
+		partitions: config.Store.Meta().Partitions, done: make(chan struct{}), news: newBulletin(), partings: newBulletin(),
 	}
-	n.clock, n.log, n.rand = n.config.Clock, n.config.Logger, n.config.Rand
+	n.clock, n.log, n.rand, n.seams = n.config.Clock, n.config.Logger, n.config.Rand, n.config.Simulated.OrReal()
 	for _, t := range n.config.Aggregates {
 		n.types[t.Definition().Name()] = t.Definition()
 	}
 	n.kinds = kindsOf(n.types)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.table = partition.NewTable(n.partitions)
-	n.deaths = newDeaths(n.config.LockDir)
+	if n.seams.Locks == nil {
+		n.seams.Locks = newLockFiles(n.config.LockDir)
+	}
+	n.deaths = newDeaths(n.seams.Locks)
 	n.peers.byID = map[persistence.NodeID]*peer{}
-	n.calls.calls, n.calls.next = map[uint64]*remoteCall{}, rand.Uint64()
+	n.calls.calls, n.calls.next = map[uint64]*remoteCall{}, n.random()
+	n.calls.pool.New, n.waiters.New = newRemoteCall, newWaiter
 	n.patience.clock, n.patience.limit = n.clock, n.config.CallTimeout
-	n.renewal, n.claims = newRenewal(n), newClaims(n)
+	n.renewal, n.contacts, n.claims, n.parking = newRenewal(n), newContacts(n), newClaims(n), newParking(n)
 	unpublish, err := n.publish()
 	if err != nil {
 		return nil, err
@@ -153,30 +169,31 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 
 // join begins a new incarnation.
 func (n *Node) join(ctx context.Context) error {
-	id := persistence.NodeID(aggregate.NewCommandID().String())
-	types := make([]string, 0, len(n.types))
-	for name := range n.types {
-		types = append(types, name)
-	}
+	id := n.newID()
+	types := slices.Sorted(maps.Keys(n.types))
 	member := persistence.Node{
 		ID: id, Cluster: n.config.Name, Address: n.address, Types: types, State: persistence.Joining,
-		Lease: n.config.Lease,
+		Lease: n.config.Lease, Weight: n.config.Weight,
 	}
-	lock, err := n.deaths.lock(id)
+	path, unlock, err := n.deaths.locks.Lock(string(id))
 	if err == nil {
-		member.Host, member.Lock = n.deaths.host, lock.Name()
+		member.Host, member.Lock = n.deaths.locks.Host(), path
 	} else {
-		n.log.Info("no lock file: a crash of this node is noticed by its missing renewals only", "error", err)
+		n.log.Info("no lock file: a death of this node cannot be proven", "error", err)
 	}
-	life := &life{id: id, lock: lock}
+	life := &life{id: id, unlocks: unlock}
 	life.host, err = actor.Start(actor.Config{
 		System: n.system, Store: n.store, Node: id, Types: n.config.Aggregates, Clock: n.clock, Logger: n.log,
 		Lanes: n.config.Lanes, IdleAfter: n.config.IdleAfter, MaxResident: n.config.MaxResident,
 		MaxInFlight: n.config.MaxInFlight, MaxPerGrain: n.config.MaxPerAggregate, MaxPayload: n.config.MaxPayload,
-		CommandRetention: n.config.CommandRetention, CommandSkew: n.config.CommandSkew,
+		CommandRetention: n.config.CommandRetention, CommandSkew: n.config.CommandSkew, Simulated: n.config.Simulated,
 		OnDeposed: func(p persistence.Partition, epoch persistence.Epoch, err error) {
 			n.log.Warn("partition lost", "partition", p, "epoch", epoch, "error", err)
 			n.renewal.poke()
+		},
+		OnStoreBack: func() {
+			n.recoveries.Add(1)
+			n.news.announce()
 		},
 	})
 	if err != nil {
@@ -186,8 +203,17 @@ func (n *Node) join(ctx context.Context) error {
 		return errors.Join(err, life.host.Stop(ctx), life.unlock())
 	}
 	n.name.Store(id)
+	n.hosts.begin(life.host)
 	n.life.Store(life)
 	return nil
+}
+
+// newID names an incarnation. It is a UUID of version 7, like a command id.
+func (n *Node) newID() persistence.NodeID {
+	var id aggregate.CommandID
+	binary.BigEndian.PutUint64(id[:8], uint64(n.clock.Wall().UnixMilli())<<16|0x7000|n.random()&0x0fff)
+	binary.BigEndian.PutUint64(id[8:], n.random()&^(3<<62)|2<<62)
+	return persistence.NodeID(id.String())
 }
 
 // abandonLife ends an incarnation that was evicted: nothing of it answers any
@@ -203,7 +229,9 @@ func (n *Node) abandonLife(l *life) {
 	if err := l.host.Stop(ended); err != nil {
 		n.log.Warn("evicted incarnation ended with calls in flight", "error", err)
 	}
+	n.hosts.end(l.host)
 	n.deaths.note(l.id)
+	n.contacts.forget()
 	n.endSessions() // the others do not know us any more and drop their replies
 	if err := l.unlock(); err != nil {
 		n.log.Warn("lock file not removed", "error", err)
@@ -213,8 +241,8 @@ func (n *Node) abandonLife(l *life) {
 // unlock gives up the lock file of an incarnation that is over.
 func (l *life) unlock() error {
 	l.unlockOnce.Do(func() {
-		if l.lock != nil {
-			l.unlockErr = errors.Join(os.Remove(l.lock.Name()), l.lock.Close())
+		if l.unlocks != nil {
+			l.unlockErr = l.unlocks()
 		}
 	})
 	return l.unlockErr
@@ -231,7 +259,11 @@ func (n *Node) state() persistence.NodeState {
 func (n *Node) Lost(address string) {
 	for _, p := range n.peersAt(address) {
 		p.endSession()
+		if n.closing.Load() {
+			p.partWith() // whatever it waited for was lost with the connection
+		}
 	}
+	n.contacts.lost(address)
 	n.renewal.poke()
 }
 
@@ -250,12 +282,15 @@ func (n *Node) stop(ctx context.Context) error {
 	if n.life.Load() != nil {
 		n.renewal.renew(ctx) // the others know, and we know who they are
 	}
+	n.parking.reviewAll() // nothing is on its way here any more
 	life := n.life.Load() // there is no other to come
 	if life != nil {
 		errs = append(errs, n.evacuate(ctx, life), life.host.Stop(ctx))
-		leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		n.goodbye(ctx)
+		leave, cancel := n.seams.Timeout(context.WithoutCancel(ctx), storeTimeout)
 		errs = append(errs, n.store.Leave(leave, life.id))
 		cancel()
+		n.hangUp()
 	}
 	errs = append(errs, n.end())
 	if life != nil {
@@ -267,11 +302,12 @@ func (n *Node) stop(ctx context.Context) error {
 
 // end stops what Start has started, but for the incarnation.
 func (n *Node) end() error {
+	n.closing.Store(true)
 	close(n.done)
 	n.cancel()
 	n.peers.mu.Lock()
 	n.peers.closed = true
-	for _, p := range n.peers.byID {
+	for _, p := range n.peers.sorted() {
 		p.shut()
 	}
 	n.peers.mu.Unlock()
@@ -285,6 +321,29 @@ func (n *Node) evacuate(ctx context.Context, life *life) error {
 	n.claims.turn.Lock()
 	defer n.claims.turn.Unlock()
 	n.claims.outlast(life) // what is released needs no hold
+	for range evacuations {
+		moves := n.farewellMoves(life)
+		n.claims.prepare(ctx, life, moves)
+		var kept atomic.Int64
+		n.claims.each(moves, func() bool { return ctx.Err() != nil }, func(m partition.Move) {
+			if !n.claims.handOver(ctx, life, m) {
+				kept.Add(1)
+			}
+		})
+		if kept.Load() == 0 || ctx.Err() != nil {
+			break
+		}
+		n.renewal.renew(ctx) // a node that was to have some is leaving too: to whom else?
+	}
+	return ctx.Err()
+}
+
+// evacuations is how often a leaving node tries to find a next owner for what it
+// has. What nobody takes is released with its leave.
+const evacuations = 3
+
+// farewellMoves is who takes what from a node that leaves.
+func (n *Node) farewellMoves(life *life) (moves []partition.Move) {
 	view := n.view.Load()
 	if view == nil {
 		return nil
@@ -295,13 +354,12 @@ func (n *Node) evacuate(ctx context.Context, life *life) error {
 			members[i].Weight = partition.NoShare
 		}
 	}
-	moves := partition.Moves(n.table.Rows(), members, partition.Balanced, life.id)
-	n.claims.each(moves, func() bool { return ctx.Err() != nil }, func(m partition.Move) {
+	for _, m := range partition.Moves(n.table.Rows(), members, partition.Balanced, life.id) {
 		if m.From == life.id {
-			n.claims.handOver(ctx, life, m)
+			moves = append(moves, m)
 		}
-	})
-	return ctx.Err()
+	}
+	return moves
 }
 
 func (n *Node) stopped() bool {
@@ -313,7 +371,8 @@ func (n *Node) stopped() bool {
 	}
 }
 
-// ID is the node's present incarnation; empty between two of them.
+// ID is the node's present incarnation; empty between two of them. Stop leaves
+// it as it is: afterwards it tells the last one.
 func (n *Node) ID() persistence.NodeID {
 	if life := n.life.Load(); life != nil {
 		return life.id
@@ -339,9 +398,17 @@ func (n *Node) Members() []persistence.Node {
 // Partitions lists who owns what, as far as this node knows.
 func (n *Node) Partitions() []persistence.Ownership { return n.table.Rows() }
 
-// Owner tells who owns an aggregate, as far as this node knows.
+// Owner tells who owns the partition of an aggregate, as far as this node knows.
+// Neither the aggregate nor its type need exist: every name has a partition. The
+// Owner in it is empty when nobody has the partition.
 func (n *Node) Owner(aggregateType, id string) persistence.Ownership {
 	return n.table.Owner(persistence.PartitionOf(persistence.Stream{Type: aggregateType, ID: id}, n.partitions))
+}
+
+func (n *Node) random() uint64 {
+	n.randMu.Lock()
+	defer n.randMu.Unlock()
+	return n.rand.Uint64()
 }
 
 func (n *Node) jitter(most time.Duration) time.Duration {

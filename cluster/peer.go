@@ -1,8 +1,9 @@
 package cluster
 
 import (
-	"runtime"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -39,13 +40,21 @@ type peer struct {
 	serving sync.RWMutex
 	theirs  uint64 // the peer's highest session
 
-	mu      sync.Mutex
-	left    bool   // it is no member any more
-	session uint64 // ours
-	calls   []outgoing
-	replies []*wire.Reply
-	moved   []*wire.Moved
+	mu       sync.Mutex
+	left     bool   // it is no member any more
+	leaving  bool   // it has said so: it is asked nothing more
+	farewell bool   // it waits for no reply of ours, and asks nothing more
+	session  uint64 // ours
+	calls    []outgoing
+	replies  []*wire.Reply
+	moved    []*wire.Moved
+	rows     []*wire.Ownership // at most rowsMost
+	say      struct{ leaving, farewell bool }
 }
+
+// rowsMost bounds the rows that wait for a peer. They are hints: those beyond
+// are left to its next view.
+const rowsMost = 4096
 
 // outgoing is a call in the queue.
 type outgoing struct {
@@ -53,17 +62,17 @@ type outgoing struct {
 	call *wire.Call
 }
 
-// call queues a call under the present session and gives it its number.
+// call queues a call under the present session and gives it its number; nil when
+// the peer is asked nothing any more.
 func (p *peer) call(kind *wire.Kind, c *wire.Call) *remoteCall {
 	p.mu.Lock()
+	if p.left || p.leaving {
+		p.mu.Unlock()
+		return nil
+	}
 	number, pending := p.node.calls.add(p, p.session)
 	c.Number = number
-	if p.left {
-		p.node.calls.remove(number)
-		pending.done <- nil
-	} else {
-		p.calls = append(p.calls, outgoing{kind, c})
-	}
+	p.calls = append(p.calls, outgoing{kind, c})
 	p.mu.Unlock()
 	p.signal()
 	return pending
@@ -79,6 +88,15 @@ func (p *peer) reply(r *wire.Reply) {
 func (p *peer) tellMoved(m *wire.Moved) {
 	p.mu.Lock()
 	p.moved = append(p.moved, m)
+	p.mu.Unlock()
+	p.signal()
+}
+
+func (p *peer) tellRow(r *wire.Ownership) {
+	p.mu.Lock()
+	if len(p.rows) < rowsMost {
+		p.rows = append(p.rows, r)
+	}
 	p.mu.Unlock()
 	p.signal()
 }
@@ -137,13 +155,13 @@ func (p *peer) run() {
 func (p *peer) gather() {
 	for before := -1; ; {
 		p.mu.Lock()
-		waiting := len(p.calls) + len(p.replies)
+		waiting := len(p.calls) + len(p.replies) + len(p.rows)
 		p.mu.Unlock()
 		if waiting == before || waiting >= packMessages {
 			return
 		}
 		before = waiting
-		runtime.Gosched()
+		p.node.seams.Yield()
 	}
 }
 
@@ -158,7 +176,7 @@ func (p *peer) flush() {
 func (p *peer) pack() *wire.Envelope {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.calls)+len(p.replies)+len(p.moved) == 0 {
+	if len(p.calls)+len(p.replies)+len(p.moved)+len(p.rows) == 0 && !p.say.leaving && !p.say.farewell {
 		return nil
 	}
 	name, _ := p.node.name.Load().(persistence.NodeID)
@@ -171,6 +189,8 @@ func (p *peer) pack() *wire.Envelope {
 		}
 		return ok
 	}
+	e.Rows, p.rows = takeWhile(p.rows, func(*wire.Ownership) bool { return fits(64) })
+	e.Moved, p.moved = takeWhile(p.moved, func(m *wire.Moved) bool { return fits(64 + hotBytesOf(m)) })
 	e.Replies, p.replies = takeWhile(p.replies, func(r *wire.Reply) bool { return fits(64 + len(r.Result)) })
 	var calls []outgoing
 	calls, p.calls = takeWhile(p.calls, func(o outgoing) bool { return fits(64 + len(o.call.Id) + len(o.call.Payload)) })
@@ -184,7 +204,10 @@ func (p *peer) pack() *wire.Envelope {
 		o.call.Kind = uint32(at)
 		e.Calls[i] = o.call
 	}
-	e.Moved, p.moved = p.moved, nil
+	if len(p.calls)+len(p.replies)+len(p.moved)+len(p.rows) == 0 { // said last
+		e.Leaving, e.Farewell = p.say.leaving, p.say.farewell
+		p.say.leaving, p.say.farewell = false, false
+	}
 	return e
 }
 
@@ -221,6 +244,11 @@ type peers struct {
 	closed bool
 }
 
+// sorted lists the peers in an order that is always the same. They are locked.
+func (p *peers) sorted() []*peer {
+	return slices.SortedFunc(maps.Values(p.byID), func(a, b *peer) int { return strings.Compare(string(a.id), string(b.id)) })
+}
+
 // peerOf finds a member to send to; nil when there is no such member, or it is
 // this node itself.
 func (n *Node) peerOf(id persistence.NodeID) *peer {
@@ -237,18 +265,23 @@ func (n *Node) peerOf(id persistence.NodeID) *peer {
 	if !ok || id == n.ID() {
 		return nil
 	}
-	return n.peerAt(id, member.Address)
+	return n.makePeer(id, member.Address, true)
 }
 
 // peerAt finds or makes the peer under an address, member or not: a node may ask
 // before this one has read of it in the store.
 func (n *Node) peerAt(id persistence.NodeID, address string) *peer {
+	return n.makePeer(id, address, false)
+}
+
+func (n *Node) makePeer(id persistence.NodeID, address string, known bool) *peer {
 	n.peers.mu.Lock()
 	defer n.peers.mu.Unlock()
 	if p := n.peers.byID[id]; p != nil || n.peers.closed {
 		return p
 	}
 	p := &peer{node: n, id: id, address: address, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+	p.known = known
 	p.session = uint64(n.clock.Now()) // above that of an earlier peer of this name
 	n.peers.byID[id] = p
 	n.background.Go(p.run)
@@ -264,7 +297,7 @@ func (n *Node) peersAt(address string) []*peer {
 	n.peers.mu.RLock()
 	defer n.peers.mu.RUnlock()
 	var list []*peer
-	for _, p := range n.peers.byID {
+	for _, p := range n.peers.sorted() {
 		if p.address == address {
 			list = append(list, p)
 		}
@@ -276,7 +309,7 @@ func (n *Node) peersAt(address string) []*peer {
 func (n *Node) endSessions() {
 	n.peers.mu.RLock()
 	defer n.peers.mu.RUnlock()
-	for _, p := range n.peers.byID {
+	for _, p := range n.peers.sorted() {
 		p.endSession()
 	}
 }
@@ -286,7 +319,8 @@ func (n *Node) endSessions() {
 func (n *Node) dropPeers(isMember func(persistence.NodeID) bool) {
 	var gone []*peer
 	n.peers.mu.Lock()
-	for id, p := range n.peers.byID {
+	for _, p := range n.peers.sorted() {
+		id := p.id
 		if isMember(id) {
 			p.known, p.missed = true, 0
 			continue

@@ -40,7 +40,7 @@ func TestProcessesFindEachOtherAndAgreeOnOwners(t *testing.T) {
 // takes effect twice, and nobody who asked another node sees an error.
 func TestKilledOwnerIsReplaced(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, store clustertest.Store) {
-		killUnderLoad(t, store, spec(t, store), 5*time.Second)
+		killUnderLoad(t, store, spec(t, store))
 	})
 }
 
@@ -48,17 +48,33 @@ func TestKilledOwnerWithoutLockFileIsReplaced(t *testing.T) {
 	store := clustertest.SQLite(t, partitions)
 	s := spec(t, store)
 	s.Cluster.LockDir = "/dev/null/no-such-directory"
-	killUnderLoad(t, store, s, 8*time.Second)
+	killUnderLoad(t, store, s)
 }
 
-// killUnderLoad kills one of three nodes. The limit on what a caller waits is
-// generous, because the machine that runs the tests may be busy: the log line has
-// the figure.
-func killUnderLoad(t *testing.T, store clustertest.Store, s clustertest.Spec, limit time.Duration) {
+// Without the proof that its lock file gives, the dead node would be missed after
+// five renewals, 12.5 s, and replies would be held for a lease after that.
+func TestKilledOwnerIsReplacedBeforeItIsMissed(t *testing.T) {
+	store := clustertest.PostgreSQL(t, partitions)
+	s := spec(t, store)
+	s.Cluster.Lease = 10 * time.Second
+	first, others := killUnderLoad(t, store, s)
+	require.Less(t, first, s.Cluster.Lease)
+	for _, c := range others {
+		require.Zero(t, c.Stats(within(t, patience)).Host.Held, "child %s held nothing back", c.Name())
+	}
+}
+
+// killUnderLoad kills one of three nodes, and tells when the first command to a
+// partition of its was acknowledged, and who is left. That nobody waits for longer
+// than callPatience is all it says of time: on a busy machine a single commit of
+// SQLite may take a second, and the one write lock makes all the others wait.
+func killUnderLoad(t *testing.T, store clustertest.Store, s clustertest.Spec) (first time.Duration, others []*clustertest.Process) {
 	children := clustertest.LaunchAll(t, 3, s)
+	old := time.Now().Add(max(s.Cluster.Lease, time.Second) * 101 / 100) // before, they cannot tell who was evicted before they came
 	settled(t, children...)
-	victim, others := children[0], children[1:]
-	ctx := within(t, patience)
+	victim := children[0]
+	others = children[1:]
+	ctx := within(t, 2*patience)
 	dead := victim.ID(ctx)
 	theirs := map[aggregate.Partition]bool{}
 	for _, row := range others[0].Partitions(ctx) {
@@ -66,7 +82,7 @@ func killUnderLoad(t *testing.T, store clustertest.Store, s clustertest.Spec, li
 	}
 	l := startLoad(t, others...)
 	l.progress(200)
-	oldEnough(t, others...)
+	require.Eventually(t, func() bool { return time.Now().After(old) }, patience, 20*time.Millisecond, "a lease has passed")
 	victim.Kill()
 	killed := time.Now()
 	require.Eventually(t, func() bool {
@@ -82,7 +98,7 @@ func killUnderLoad(t *testing.T, store clustertest.Store, s clustertest.Spec, li
 	settled(t, others...)
 	l.progress(200)
 	acked := l.end()
-	first := time.Duration(-1)
+	first = -1
 	for _, a := range acked {
 		if theirs[a.receipt.Partition] && a.from.After(killed) && (first < 0 || a.to.Sub(killed) < first) {
 			first = a.to.Sub(killed)
@@ -90,11 +106,11 @@ func killUnderLoad(t *testing.T, store clustertest.Store, s clustertest.Spec, li
 	}
 	t.Logf("first acknowledged write to a dead node's partition after %s, longest call %s, %d commands",
 		first.Round(time.Millisecond), worst(acked).Round(time.Millisecond), len(acked))
-	require.Less(t, worst(acked), limit, "how long a caller waited")
 	requireLog(t, store, acked, others...)
 	for _, row := range others[0].Partitions(ctx) {
 		require.NotEqual(t, dead, row.Owner, "partition %d", row.Partition)
 	}
+	return first, others
 }
 
 // oldEnough waits until the nodes have been members for longer than a lease:

@@ -26,8 +26,8 @@ func (s *slowToTell) next() chan struct{} {
 	return s.renewed
 }
 
-func (s *slowToTell) Renew(ctx context.Context, node persistence.NodeID, state persistence.NodeState) (persistence.View, error) {
-	view, err := s.Store.Renew(ctx, node, state)
+func (s *slowToTell) Renew(ctx context.Context, renewal persistence.Renewal) (persistence.View, error) {
+	view, err := s.Store.Renew(ctx, renewal)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.renewed)

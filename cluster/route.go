@@ -30,6 +30,7 @@ type remoteCalls struct {
 	mu    sync.Mutex
 	next  uint64
 	calls map[uint64]*remoteCall
+	pool  sync.Pool // of *remoteCall
 }
 
 // stoppedTimer is a timer to be reset: resetting costs less than making one.
@@ -39,12 +40,12 @@ func stoppedTimer() *time.Timer {
 	return timer
 }
 
-var remoteCallPool = sync.Pool{New: func() any {
+func newRemoteCall() any {
 	return &remoteCall{done: make(chan *wire.Reply, 1), timer: stoppedTimer()}
-}}
+}
 
 func (r *remoteCalls) add(p *peer, session uint64) (uint64, *remoteCall) {
-	c := remoteCallPool.Get().(*remoteCall)
+	c := r.pool.Get().(*remoteCall)
 	c.peer, c.session = p, session
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,15 +75,20 @@ func (r *remoteCalls) answer(replies []*wire.Reply) {
 	}
 }
 
-// abandon completes the calls that match as lost.
+// abandon completes the calls that match as lost, the oldest first.
 func (r *remoteCalls) abandon(match func(*remoteCall) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var lost []uint64
 	for number, c := range r.calls {
 		if match(c) {
-			delete(r.calls, number)
-			c.done <- nil
+			lost = append(lost, number)
 		}
+	}
+	slices.Sort(lost)
+	for _, number := range lost {
+		r.calls[number].done <- nil
+		delete(r.calls, number)
 	}
 }
 
@@ -120,11 +126,11 @@ func kindsOf(types map[string]*aggregate.Definition) map[*aggregate.Message]*wir
 // ask sends one call to a peer and waits for its reply.
 func (n *Node) ask(ctx context.Context, p *peer, kind *wire.Kind, call *wire.Call) (*wire.Reply, error) {
 	if p.inflight.Add(1) > int64(n.config.MaxPerPeer) {
-		p.inflight.Add(-1)
+		p.answered()
 		n.stats.overloaded.Add(1)
-		return nil, aggregate.NotDone(aggregate.ReasonOverloaded, fmt.Errorf("%d calls to node %s are in flight", n.config.MaxPerPeer, p.id))
+		return nil, aggregate.NotDone(aggregate.ReasonOverloaded, fmt.Errorf("%d calls to node %s at %s are in flight", n.config.MaxPerPeer, p.id, p.address))
 	}
-	defer p.inflight.Add(-1)
+	defer p.answered()
 	patience := n.config.CallTimeout
 	deadline, limited := ctx.Deadline()
 	if limited {
@@ -135,6 +141,9 @@ func (n *Node) ask(ctx context.Context, p *peer, kind *wire.Kind, call *wire.Cal
 	call.Patience = patience.Microseconds()
 	n.stats.remote.Add(1)
 	pending := p.call(kind, call)
+	if pending == nil {
+		return nil, errNoOwner
+	}
 	var timeout <-chan time.Time
 	if !limited {
 		pending.timer.Reset(patience)
@@ -143,16 +152,16 @@ func (n *Node) ask(ctx context.Context, p *peer, kind *wire.Kind, call *wire.Cal
 	select {
 	case reply := <-pending.done:
 		pending.timer.Stop()
-		remoteCallPool.Put(pending)
+		n.calls.pool.Put(pending)
 		if reply == nil {
-			return nil, aggregate.UnknownOutcome(aggregate.ReasonConnection, fmt.Errorf("node %s was lost with the request", p.id))
+			return nil, aggregate.UnknownOutcome(aggregate.ReasonConnection, fmt.Errorf("node %s at %s was lost with the request", p.id, p.address))
 		}
 		return reply, nil
 	case <-ctx.Done():
 	case <-timeout:
 	}
 	n.calls.remove(call.Number)
-	return nil, aggregate.UnknownOutcome(aggregate.ReasonDeadline, fmt.Errorf("no reply from node %s in time", p.id))
+	return nil, aggregate.UnknownOutcome(aggregate.ReasonDeadline, fmt.Errorf("no reply from node %s at %s in time", p.id, p.address))
 }
 
 // decode turns a reply into a result.
@@ -187,12 +196,31 @@ func (d *delivery) decode(reply *wire.Reply) actor.Result {
 
 // Receive implements Receiver.
 func (n *Node) Receive(e *wire.Envelope) {
-	if len(e.Replies) > 0 {
-		n.calls.answer(e.Replies)
-	}
 	life := n.life.Load()
 	if life == nil || e.To != string(life.id) {
 		life = nil // for another incarnation: it certainly executes nothing
+	}
+	// News first: whoever is answered, or asks, may find that it concerns him.
+	for _, r := range e.Rows {
+		n.learn(persistence.Ownership{
+			Partition: persistence.Partition(r.Partition), Epoch: persistence.Epoch(r.Epoch), Owner: persistence.NodeID(r.Owner),
+			Released: r.Released,
+		})
+	}
+	if life != nil {
+		for _, m := range e.Moved {
+			n.claims.accept(life, n.giftOf(m))
+		}
+	}
+	if e.Ping != 0 && life != nil {
+		n.pong(e, life.id)
+	}
+	if e.Pong != 0 {
+		n.contacts.answered(persistence.NodeID(e.From), e.Pong)
+	}
+	if len(e.Replies) > 0 {
+		n.contacts.replied(persistence.NodeID(e.From))
+		n.calls.answer(e.Replies)
 	}
 	if len(e.Calls) > 0 {
 		from := n.peerAt(persistence.NodeID(e.From), e.Address)
@@ -211,13 +239,13 @@ func (n *Node) Receive(e *wire.Envelope) {
 			}
 		}
 	}
-	if life != nil && len(e.Moved) > 0 {
-		for _, m := range e.Moved {
-			n.table.Learn(persistence.Ownership{
-				Partition: persistence.Partition(m.Partition), Epoch: persistence.Epoch(m.Epoch), Owner: life.id, Released: true,
-			})
+	if e.Leaving {
+		n.leavesUs(persistence.NodeID(e.From), e.Address)
+	}
+	if e.Farewell {
+		if p := n.peerAt(persistence.NodeID(e.From), e.Address); p != nil {
+			p.partWith()
 		}
-		n.claims.poke()
 	}
 }
 
@@ -252,7 +280,7 @@ func (n *Node) serveAll(life *life, from *peer, session uint64, kinds []kind, ca
 		return
 	}
 	for _, c := range calls {
-		g := &guest{node: n, from: from}
+		g := &guest{node: n, from: from, session: session, life: life}
 		g.reply.Number = c.Number
 		if int(c.Kind) >= len(kinds) {
 			g.refuse(aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("the call names kind %d of %d", c.Kind, len(kinds))))
@@ -268,7 +296,12 @@ type guest struct {
 	request aggregate.Request
 	node    *Node
 	from    *peer
+	session uint64 // of the peer, in which it came
+	life    *life  // that it was meant for; nil when that is over
 	reply   wire.Reply
+
+	again bool          // it was sent in a second time: see parking
+	until time.Duration // while it is parked
 }
 
 // serve hands the call to the host.
@@ -278,7 +311,7 @@ func (g *guest) serve(life *life, k *kind, c *wire.Call) {
 	g.call = actor.Call{Request: &g.request, Stream: stream, Partition: persistence.PartitionOf(stream, n.partitions), Epoch: persistence.Epoch(c.Epoch), Reply: g}
 	switch {
 	case life == nil:
-		g.Reply(&g.call, actor.Result{NotOwner: true})
+		g.redirect()
 		return
 	case k.typ == nil:
 		g.refuse(aggregate.Invalid(aggregate.ReasonUnknownType, fmt.Errorf("node %s knows no aggregate type %q", life.id, k.named.Type)))
@@ -338,6 +371,8 @@ func (g *guest) refuse(err error) { g.Reply(&g.call, actor.Result{Err: err}) }
 // Reply implements actor.Replier.
 func (g *guest) Reply(_ *actor.Call, r actor.Result) {
 	switch {
+	case r.NotOwner && g.node.parking.take(g):
+		return
 	case r.NotOwner:
 		known := g.node.table.Owner(g.call.Partition)
 		g.reply.NotOwner = &wire.NotOwner{Partition: int32(known.Partition), Epoch: int64(known.Epoch), Owner: string(known.Owner)}

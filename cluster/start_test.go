@@ -51,7 +51,9 @@ func TestStopLeavesNothingRunning(t *testing.T) {
 		}
 	}
 	require.NoError(t, b.Stop(within(t, patience)))
+	last := a.ID()
 	require.NoError(t, a.Stop(within(t, patience)))
+	require.Equal(t, last, a.ID(), "it still tells who it was")
 	goleak.VerifyNone(t, options...)
 }
 

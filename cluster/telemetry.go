@@ -19,8 +19,8 @@ type reading struct {
 	read                func(*Stats) int64
 }
 
-// readings are published when Config.Meter is set. They are read when the meter
-// collects, and cost nothing per command.
+// readings are published when Config.Meter is set, one for each field of Stats.
+// They are read when the meter collects, and cost nothing per command.
 var readings = []reading{
 	{"ingrain.commits", "{commit}", "commits that became durable", false, func(s *Stats) int64 { return int64(s.Host.Commits) }},
 	{"ingrain.batches", "{batch}", "round trips of the writer lanes", false, func(s *Stats) int64 { return int64(s.Host.Batches) }},
@@ -30,22 +30,33 @@ var readings = []reading{
 	{"ingrain.store_errors", "{commit}", "commits the store could not take", false, func(s *Stats) int64 { return int64(s.Host.StoreErrors) }},
 	{"ingrain.activations", "{aggregate}", "aggregates brought to life", false, func(s *Stats) int64 { return int64(s.Host.Activations) }},
 	{"ingrain.passivations", "{aggregate}", "unused aggregates that left memory", false, func(s *Stats) int64 { return int64(s.Host.Passivations) }},
+	{"ingrain.loads", "{load}", "loads of an aggregate from the store", false, func(s *Stats) int64 { return int64(s.Host.Loads) }},
+	{"ingrain.warmed", "{aggregate}", "aggregates brought to life before any call asked for them", false, func(s *Stats) int64 { return int64(s.Host.Warmed) }},
+	{"ingrain.lookups", "{command}", "command ids that only the log could tell", false, func(s *Stats) int64 { return int64(s.Host.Lookups) }},
 	{"ingrain.duplicates", "{command}", "commands that were delivered again", false, func(s *Stats) int64 { return int64(s.Host.Duplicates) }},
-	{"ingrain.overloaded", "{call}", "calls refused because a bounded queue was full", false, func(s *Stats) int64 { return int64(s.Host.Overloaded + s.Overloaded) }},
+	{"ingrain.overloaded", "{call}", "calls refused because a queue of the node or of an aggregate was full", false, func(s *Stats) int64 { return int64(s.Host.Overloaded) }},
+	{"ingrain.refused", "{call}", "calls refused at once because the store could not be reached a moment before", false, func(s *Stats) int64 { return int64(s.Host.Refused) }},
 	{"ingrain.panics", "{call}", "panics in domain code", false, func(s *Stats) int64 { return int64(s.Host.Panics) }},
 	{"ingrain.barriers", "{roundtrip}", "ownership proofs because no lease covered a reply", false, func(s *Stats) int64 { return int64(s.Host.Barriers) }},
 	{"ingrain.held", "{reply}", "replies held back after a take-over", false, func(s *Stats) int64 { return int64(s.Host.Held) }},
+	{"ingrain.snapshots", "{snapshot}", "snapshots stored", false, func(s *Stats) int64 { return int64(s.Host.Snapshots) }},
+	{"ingrain.snapshots_dropped", "{snapshot}", "snapshots dropped because too many waited", false, func(s *Stats) int64 { return int64(s.Host.SnapshotsDropped) }},
 	{"ingrain.resident", "{aggregate}", "aggregates in memory", true, func(s *Stats) int64 { return int64(s.Host.Resident) }},
 	{"ingrain.in_flight", "{call}", "calls admitted and not answered", true, func(s *Stats) int64 { return int64(s.Host.InFlight) }},
 	{"ingrain.attempts.local", "{call}", "deliveries in this process", false, func(s *Stats) int64 { return int64(s.Local) }},
 	{"ingrain.attempts.remote", "{call}", "deliveries to another node", false, func(s *Stats) int64 { return int64(s.Remote) }},
+	{"ingrain.attempts.overloaded", "{call}", "deliveries refused because too many to one node were in flight", false, func(s *Stats) int64 { return int64(s.Overloaded) }},
 	{"ingrain.retries", "{call}", "deliveries that were not the first attempt", false, func(s *Stats) int64 { return int64(s.Retries) }},
+	{"ingrain.envelopes", "{envelope}", "envelopes sent to other nodes", false, func(s *Stats) int64 { return int64(s.Envelopes) }},
 	{"ingrain.renewals", "{renewal}", "lease renewals", false, func(s *Stats) int64 { return int64(s.Renewals) }},
 	{"ingrain.renewals_failed", "{renewal}", "lease renewals that failed", false, func(s *Stats) int64 { return int64(s.RenewalsFailed) }},
 	{"ingrain.claims", "{partition}", "partitions claimed", false, func(s *Stats) int64 { return int64(s.Claims) }},
 	{"ingrain.takeovers", "{partition}", "partitions taken by force", false, func(s *Stats) int64 { return int64(s.Takeovers) }},
 	{"ingrain.handovers", "{partition}", "partitions given to another node", false, func(s *Stats) int64 { return int64(s.Handovers) }},
+	{"ingrain.parked", "{call}", "calls that waited here for a partition on its way to this node", false, func(s *Stats) int64 { return int64(s.Parked) }},
+	{"ingrain.redirected", "{call}", "calls that waited until their partition was elsewhere, and were sent there", false, func(s *Stats) int64 { return int64(s.Redirected) }},
 	{"ingrain.evictions", "{node}", "other nodes evicted by this one", false, func(s *Stats) int64 { return int64(s.Evictions) }},
+	{"ingrain.unreached", "{node}", "times another node could not be reached any more", false, func(s *Stats) int64 { return int64(s.Unreached) }},
 	{"ingrain.rejoins", "{node}", "times this node came back after an eviction", false, func(s *Stats) int64 { return int64(s.Rejoins) }},
 }
 

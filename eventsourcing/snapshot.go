@@ -61,12 +61,12 @@ func decodeSnapshot(d *aggregate.Definition, s *persistence.Snapshot) (_ aggrega
 		return nil, Window{}, errSnapshot
 	}
 	r := reader{rest: b[1:]}
-	state := r.bytes(int(min(r.uvarint(), 1<<40)))
+	state := r.bytes(r.uvarint())
 	floor, n := int64(r.uvarint()), r.uvarint()
 	var handled []Handled
 	for i := uint64(0); i < n && !r.bad; i++ {
 		var h Handled
-		copy(h.Command[:], r.bytes(len(h.Command)))
+		copy(h.Command[:], r.bytes(uint64(len(h.Command))))
 		h.Version = persistence.Version(r.uvarint())
 		h.Events = int(r.uvarint())
 		h.Offset = persistence.Offset(r.uvarint())
@@ -98,8 +98,8 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
-func (r *reader) bytes(n int) []byte {
-	if n < 0 || n > len(r.rest) {
+func (r *reader) bytes(n uint64) []byte {
+	if n > uint64(len(r.rest)) {
 		r.bad = true
 		r.rest = nil
 		return nil

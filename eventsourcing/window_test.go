@@ -60,7 +60,7 @@ func TestWindowNeverTakesAHandledCommandForNew(t *testing.T) {
 			case 0:
 				w.Trim()
 			case 1:
-				*w = *stored128(t, w)
+				*w = *reloaded(t, w)
 				for _, id := range m.order { // what is not in the snapshot is looked up in the log
 					if _, verdict := w.Find(id); verdict == New {
 						require.FailNow(t, "the snapshot makes a handled id new")
@@ -86,8 +86,8 @@ func TestWindowNeverTakesAHandledCommandForNew(t *testing.T) {
 	}
 }
 
-// stored128 is the window after it was stored in a snapshot and loaded.
-func stored128(t *testing.T, w *Window) *Window {
+// reloaded is the window after it was stored in a snapshot and loaded.
+func reloaded(t *testing.T, w *Window) *Window {
 	before := w.Handled()
 	s, err := EncodeSnapshot(definition, streamOf("a"), 1, definition.NewInstance(), w, time.Now())
 	require.NoError(t, err)

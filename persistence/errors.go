@@ -47,8 +47,8 @@ func (e *FencedError) Error() string {
 		return fmt.Sprintf("partition %d: the store's log ends at %d, the owner's at %d: it is not the log this owner wrote",
 			e.Partition, e.StoreHead, e.Head)
 	}
-	return fmt.Sprintf("partition %d is owned by %q under epoch %d, append carried epoch %d",
-		e.Partition, e.Owner, e.Current, e.Epoch)
+	return fmt.Sprintf("partition %d is %s under epoch %d, append carried epoch %d",
+		e.Partition, ownedBy(e.Owner), e.Current, e.Epoch)
 }
 
 // ClaimTakenError says that a unique value belongs to another stream.
@@ -64,14 +64,23 @@ func (e *ClaimTakenError) Error() string {
 // ClaimLostError says that a partition changed hands before it could be
 // claimed or released.
 type ClaimLostError struct {
-	Partition     Partition
+	Partition Partition
+	// Seen is what the caller saw, Current what the store holds.
 	Seen, Current Epoch
-	Owner         NodeID
+	// Owner is who holds the partition now; empty when nobody does.
+	Owner NodeID
 }
 
 func (e *ClaimLostError) Error() string {
-	return fmt.Sprintf("partition %d is at epoch %d, owned by %q, not at epoch %d",
-		e.Partition, e.Current, e.Owner, e.Seen)
+	return fmt.Sprintf("partition %d is %s under epoch %d, seen was epoch %d",
+		e.Partition, ownedBy(e.Owner), e.Current, e.Seen)
+}
+
+func ownedBy(owner NodeID) string {
+	if owner == "" {
+		return "nobody's"
+	}
+	return fmt.Sprintf("owned by %q", owner)
 }
 
 // SetupError says why a store cannot be used: a wrong address, a schema this

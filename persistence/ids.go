@@ -30,7 +30,8 @@ func (c CommandID) String() string { return hex.EncodeToString(c[:]) }
 // IsZero reports whether the id was never set.
 func (c CommandID) IsZero() bool { return c == CommandID{} }
 
-// MaxIDBytes bounds an aggregate id; MaxTypeBytes bounds a stored type name.
+// MaxIDBytes bounds an aggregate id; MaxTypeBytes bounds a stored type name, of
+// an aggregate or of an event. Stores refuse what is longer; see [Commit.Validate].
 const (
 	MaxIDBytes   = 512
 	MaxTypeBytes = 128

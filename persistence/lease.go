@@ -8,24 +8,27 @@ import (
 // Membership is the table of nodes and the table of partitions. It is the only
 // place where ownership is decided, by compare-and-set.
 type Membership interface {
-	// Join adds a node incarnation. The node's Cluster must equal the name the
-	// store was first joined under; otherwise a *[SetupError] says that two
-	// clusters were pointed at one store. Its Lease must equal that of every
+	// Join adds a node incarnation with no renewals and no suspects, whatever
+	// those fields say. It refuses what [Node.Validate] refuses. The node's Cluster must equal the
+	// name the store was first joined under; otherwise a *[SetupError] says that
+	// two clusters were pointed at one store. Its Lease must equal that of every
 	// node that is not dead; otherwise a *[SetupError] names both. Concurrent
 	// joins see each other. An ID that was ever used is refused with
 	// [ErrNotMember].
 	Join(ctx context.Context, node Node) error
 
-	// Renew counts the node's renewal up by one, records its state, and returns
-	// the view in the same round trip. It returns [ErrNotMember] when the node
-	// has been evicted. It touches no partition row.
-	Renew(ctx context.Context, node NodeID, state NodeState) (View, error)
+	// Renew counts the node's renewal up by one, records its state and its
+	// suspects in place of those before, and returns the view in the same round
+	// trip. It returns [ErrNotMember] when the node has been evicted, and another
+	// error for what [Renewal.Validate] refuses. It touches no partition row.
+	Renew(ctx context.Context, renewal Renewal) (View, error)
 
 	// View returns the tables without renewing anything.
 	View(ctx context.Context) (View, error)
 
 	// Leave marks the node dead and releases every partition it still owns, each
-	// under the next epoch. Leaving twice is harmless.
+	// under the next epoch. Leaving twice is harmless, and so is leaving after
+	// an eviction. A node that never joined is [ErrNotMember].
 	Leave(ctx context.Context, node NodeID) error
 
 	// Evict marks a node dead if its renewal counter still is what the caller
@@ -46,10 +49,21 @@ type Membership interface {
 	// epoch; otherwise *[ClaimLostError]. The caller has drained its appends.
 	Release(ctx context.Context, partition Partition, epoch Epoch, node, to NodeID) error
 
-	// Verify reports for each partition whether node owns it under the given
-	// epoch at a moment between call and return: the barrier of I7. One round
-	// trip for any number of partitions. Fence.Head is ignored.
+	// Verify reports for each fence whether, at one moment between call and
+	// return, node owned the partition under that epoch and the log reached at
+	// least Fence.Head, so that what was acknowledged up to there is still in it:
+	// the barrier of I7. A head of 0 is reached by every log. One round trip for
+	// any number of partitions.
 	Verify(ctx context.Context, node NodeID, fences []Fence) ([]bool, error)
+}
+
+// Renewal is what a node tells of itself when it renews.
+type Renewal struct {
+	Node  NodeID
+	State NodeState
+	// Suspects are the node's votes: the members that it cannot reach. Stores
+	// keep them as they are and draw no conclusion.
+	Suspects []NodeID
 }
 
 // NodeState is where a node is in its life.
@@ -66,6 +80,10 @@ const (
 	Dead     NodeState = "dead"
 )
 
+// Alive reports whether a node in the state is a member: it is joining, active
+// or draining.
+func (s NodeState) Alive() bool { return s == Joining || s == Active || s == Draining }
+
 // Node is one incarnation of a process in the cluster.
 type Node struct {
 	ID      NodeID
@@ -74,7 +92,10 @@ type Node struct {
 	Address string
 	// Types are the aggregate types it serves.
 	Types []string
-	State NodeState
+	// Weight is its share of the partitions relative to the weights of others.
+	// 0 means 1; a node of negative weight takes none.
+	Weight int
+	State  NodeState
 	// Renewals counts its renewals: others compare it with what they saw
 	// before, by their own clock, and never with a time.
 	Renewals int64
@@ -84,6 +105,8 @@ type Node struct {
 	// Stores keep microseconds. In a View it is 0 for a node that joined before
 	// stores kept it; such a node is compared with nobody.
 	Lease time.Duration
+	// Suspects are the votes of its last renewal; see [Renewal].
+	Suspects []NodeID
 	// Host and Lock prove its death to nodes on the same machine: a file that
 	// the process holds locked for as long as it lives. Empty when unused.
 	Host, Lock string
@@ -99,10 +122,24 @@ type Ownership struct {
 	Released bool
 }
 
-// View is the two tables at one moment. Dead nodes are left out.
+// View is the two tables at one moment.
 type View struct {
-	Nodes      []Node
-	Partitions []Ownership // ascending by partition, all of them
+	// Nodes are the members, ascending by id, bytewise.
+	Nodes []Node
+	// Dead are the nodes that are dead and still named as the owner of a
+	// partition: they were evicted, and nobody has claimed it yet. Ascending by
+	// id. Their Renewals are the last ones and their Lease is what it was, so
+	// that whoever watched them knows when their leases ran out (I8). Their
+	// Suspects count for nothing.
+	Dead []Node
+	// Partitions are all the partitions, ascending.
+	Partitions []Ownership
+	// Lineage is an opaque name of the line of history that the store's log is
+	// on. Views of one lineage are of one log that only ever grew, as far as the
+	// store can tell; when it changes, what was acknowledged before may be gone,
+	// or never have been here, and Verify tells which. It does not change while
+	// nothing happens to the store, and is never empty.
+	Lineage string
 }
 
 // Tenure is what a claimer gets.

@@ -9,7 +9,8 @@ import (
 // repeat it. They are a cache: losing one costs time, never data.
 type Snapshots interface {
 	// SaveSnapshots stores each snapshot unless one of the same or a higher
-	// version is there already.
+	// version is there already. It refuses a stream that [Stream.Validate]
+	// refuses, and then keeps none of them.
 	SaveSnapshots(ctx context.Context, snapshots []Snapshot) error
 	// DeleteSnapshots forgets what is stored for the streams.
 	DeleteSnapshots(ctx context.Context, streams []Stream) error

@@ -31,15 +31,15 @@ type Store interface {
 	Checkpoints
 	Membership
 
-	// Meta tells what the store was created with. It never changes while the
-	// store is open and costs no round trip.
+	// Meta tells what the store is. It never changes while the store is open and
+	// costs no round trip.
 	Meta() Meta
 	// Close releases connections and files. It waits for calls in flight.
 	// Closing twice is harmless.
 	Close() error
 }
 
-// Meta is fixed when a store is created.
+// Meta is what a store was created with, and how it was found.
 type Meta struct {
 	// StoreID is made at random when the store is created.
 	StoreID string
@@ -47,6 +47,12 @@ type Meta struct {
 	Partitions int
 	// Schema is the version of the store's own tables.
 	Schema int
+	// Copied says that this handle's opening found the store in another place
+	// than the one before: it was copied, or moved as if copied. The nodes in it
+	// were then marked dead, because they live, if at all, where the original is:
+	// nobody may send them a command for this store. All else, StoreID included,
+	// is as it was. DESIGN.md says which copies are noticed.
+	Copied bool
 }
 
 // Log is the event log: one dense sequence of events per partition, and within
@@ -67,13 +73,15 @@ type Log interface {
 	// [ErrUnknownOutcome]: then the commit may or may not be in the log, may
 	// even still be on its way there, and only a claim of the partition under a
 	// new epoch followed by FindCommand can tell. Any other error certainly
-	// left nothing behind.
+	// left nothing behind; among them is what [Commit.Validate] says. A batch
+	// with two fences for one partition fails as a whole.
 	//
 	// The store does not keep the batch, nor its payloads, after it returns.
 	Append(ctx context.Context, batch *Batch)
 
 	// Read returns up to limit events of one stream, versions after+1 onwards,
-	// in order. An unknown stream is an empty one.
+	// in order. An unknown stream is an empty one, and so is one whose name
+	// [Stream.Validate] refuses.
 	Read(ctx context.Context, stream Stream, after Version, limit int) ([]Event, error)
 
 	// ReadMany returns the newest snapshot and up to limit events after it for
@@ -84,7 +92,8 @@ type Log interface {
 	// Tail returns events in offset order within each cursor's partition,
 	// starting behind the cursor, up to limit per cursor. It never returns an
 	// event while one with a smaller offset in the same partition could still
-	// appear: offsets are dense and in commit order (I9).
+	// appear: offsets are dense and in commit order (I9). A log with a gap is
+	// damaged: Tail, Read and ReadMany say so instead of passing over it.
 	Tail(ctx context.Context, cursors []Cursor, limit int) ([]Event, error)
 
 	// FindCommand looks in one stream for the events of one command.
@@ -134,8 +143,8 @@ type Commit struct {
 	Events []NewEvent
 
 	Claims   []Claim
-	Releases []Claim // releasing what the stream does not hold is not an error
-	Timers   []Timer
+	Releases []Claim    // releasing what the stream does not hold is not an error
+	Timers   []Timer    // a timer under a key that is there replaces it
 	Cancels  []TimerKey // cancelling what is not there is not an error
 
 	// Offset is set by Append: the place of the commit's first event, or 0 when
@@ -145,9 +154,15 @@ type Commit struct {
 	Err error
 }
 
+// Claim is a value that at most one stream may hold, such as a user name.
+type Claim struct {
+	Namespace string
+	Key       string
+}
+
 // NewEvent is an event before it has a place in the log.
 type NewEvent struct {
-	// Type is the stored name, with its schema version.
+	// Type is the stored name, with its schema version; at most [MaxTypeBytes].
 	Type    string
 	Payload []byte
 }

@@ -10,7 +10,8 @@ import (
 // event that caused or consumed it are one (I10).
 type Timers interface {
 	// DueTimers returns up to limit timers of the partitions that are due at
-	// or before until, earliest first.
+	// or before until, earliest first. Asking does not consume them. A partition
+	// that is named twice counts once.
 	DueTimers(ctx context.Context, partitions []Partition, until time.Time, limit int) ([]Timer, error)
 }
 
@@ -26,10 +27,4 @@ type Timer struct {
 	TimerKey
 	Stream  Stream
 	Payload []byte
-}
-
-// Claim is a value that at most one stream may hold, such as a user name.
-type Claim struct {
-	Namespace string
-	Key       string
 }

@@ -271,6 +271,12 @@ type refusesLate struct{}
 func (refusesLate) Decide(shelf) ([]shelfEvent, error) { return []shelfEvent{added{"a"}}, nil }
 func (refusesLate) Answer(shelf) (int, error)          { return 0, errEmpty }
 
+// refusesIdle has nothing to do and then refuses to answer, which is allowed.
+type refusesIdle struct{}
+
+func (refusesIdle) Decide(shelf) ([]shelfEvent, error) { return nil, nil }
+func (refusesIdle) Answer(shelf) (int, error)          { return 0, errEmpty }
+
 // countOf is a correct query whose answer is a fresh map.
 type countOf struct{}
 
@@ -292,6 +298,7 @@ var shelves = aggregate.Define("shelf",
 	aggregate.Accepts[refusesAtTimes]("refuses-at-times"), aggregate.Accepts[refusesWithEvents]("refuses-with-events"),
 	aggregate.Accepts[refusesWithNil]("refuses-with-nil"), aggregate.Accepts[refusesPlainly]("refuses-plainly"),
 	aggregate.Accepts[refusesWrapped]("refuses-wrapped"), aggregate.Accepts[refusesLate]("refuses-late"),
+	aggregate.Accepts[refusesIdle]("refuses-idle"),
 	aggregate.Accepts[panics]("panics"), aggregate.Accepts[repeats]("repeats"), aggregate.Accepts[privateCommand]("private-command"),
 
 	aggregate.Answers[items]("items"), aggregate.Answers[countOf]("count"),

@@ -129,11 +129,3 @@ func TestOldFormsOfAnEventAreRead(t *testing.T) {
 func TestAQueryMayRefuse(t *testing.T) {
 	aggregatetest.Ask(aggregatetest.For(t, Accounts), History{}).Rejected(ErrNoHistory)
 }
-
-func TestALongHistoryStaysCheap(t *testing.T) {
-	account := aggregatetest.For(t, Accounts)
-	for range 100 {
-		account.When(Deposit{1}).Then(&Deposited{1})
-	}
-	aggregatetest.Ask(account, Balance{}).Answers(100)
-}

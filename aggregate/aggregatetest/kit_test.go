@@ -192,6 +192,18 @@ func TestWrongExpectationsOfAnswersFail(t *testing.T) {
 	}), `is the command "withdraw"`)
 }
 
+// A caller of Do sees the refusal of Answer, one of Send does not ask for it.
+func TestACommandWithNothingToDoMayRefuseToAnswer(t *testing.T) {
+	aggregatetest.Do(filled(t), refusesIdle{}).ThenRejected(errEmpty).
+		When(refusesIdle{}).ThenNothing()
+	require.Contains(t, failureOf(t, func(t testing.TB) {
+		aggregatetest.Do(filled(t), refusesIdle{}).ThenRejected(errFull)
+	}), "for another reason")
+	require.Contains(t, failureOf(t, func(t testing.TB) {
+		filled(t).When(refusesIdle{}).ThenRejected(errEmpty)
+	}), "was accepted")
+}
+
 func TestAWrongDefinitionFails(t *testing.T) {
 	wrong := aggregate.Define("Shelf", aggregate.Records[added]("added"))
 	require.Contains(t, failureOf(t, func(t testing.TB) { aggregatetest.For(t, wrong) }), `aggregate "Shelf"`)
@@ -211,6 +223,35 @@ func TestWithoutSnapshotsTheStateMayBePrivate(t *testing.T) {
 		aggregate.Snapshots[shelf](aggregate.SnapshotPolicy{Off: true}))
 	aggregatetest.For(t, typ).Given(intoPrivate{7}).
 		State(func(s shelf) { require.Equal(t, 7, s.private) })
+}
+
+// stepped counts how often the kit evolves a state.
+type stepped struct{}
+
+var evolved int
+
+func (stepped) Evolve(s *shelf) { evolved++; s.Resets++ }
+
+// What a step costs grows with the history, and no faster: of the snapshots only
+// the latest are restored.
+func TestALongHistoryStaysCheap(t *testing.T) {
+	s := aggregatetest.For(t, aggregate.Define("shelf", aggregate.Records[stepped]("stepped")))
+	cost := func() int {
+		evolved = 0
+		s.Given(stepped{})
+		return evolved
+	}
+	var first, second int
+	for n := range 400 {
+		switch c := cost(); n + 1 {
+		case 200:
+			first = c
+		case 400:
+			second = c
+		}
+	}
+	require.GreaterOrEqual(t, first, 200, "the history is replayed")
+	require.LessOrEqual(t, second, 2*first)
 }
 
 // oneWay is a codec that fails in one direction.

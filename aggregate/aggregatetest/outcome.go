@@ -105,6 +105,19 @@ func (d Done[S, R]) AnswersWith(inspect func(answer R)) *Outcome[S] {
 	return d.Outcome
 }
 
+// ThenRejected expects the rejection that the caller of Do sees: that of Decide,
+// or that of Answer when there was nothing to do. See [Outcome.ThenRejected].
+func (d Done[S, R]) ThenRejected(want error) *Scenario[S] {
+	s := d.scenario
+	s.t.Helper()
+	if d.err != nil || d.answerErr == nil {
+		return d.Outcome.ThenRejected(want)
+	}
+	d.said = true
+	s.rejects(d.command, d.answerErr, want)
+	return s
+}
+
 // Answer is the answer to a query.
 type Answer[S, R any] struct {
 	scenario *Scenario[S]

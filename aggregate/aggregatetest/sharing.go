@@ -1,6 +1,7 @@
 package aggregatetest
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -9,16 +10,11 @@ import (
 )
 
 // sharedMemory finds something that both values refer to, by its path in the
-// answer and in the state. Strings and opaque values
-// may be shared, since nobody can change them.
+// answer and in the state. Strings and opaque values may be shared, since nobody
+// can change them.
 func sharedMemory(answer, state any) (inAnswer, inState string, shared bool) {
 	known := regionsOf(state)
-	slices.SortFunc(known, func(a, b region) int {
-		if a.from < b.from {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(known, func(a, b region) int { return cmp.Compare(a.from, b.from) })
 	// reach[i] is the furthest end among known[:i+1].
 	reach := make([]uintptr, len(known))
 	for i, k := range known {

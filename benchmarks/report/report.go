@@ -22,8 +22,8 @@ type Page struct {
 // Fact is a line about the circumstances.
 type Fact struct{ Name, Value string }
 
-// Block is a part of a page: [Table], [Bullets], [Bars], [Lines], [Code] or
-// [Text].
+// Block is a part of a page: [Table], [Bullets], [Bars], [Lines], [Timeline],
+// [Code] or [Text].
 type Block interface{ write(b *strings.Builder) }
 
 type section struct {
@@ -166,7 +166,7 @@ th { text-align: left; color: var(--soft); font-weight: 600; border-bottom: 2px 
 td { border-bottom: 1px solid var(--line); vertical-align: top; }
 th, td { padding: 6px 10px 6px 0; }
 .num { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-td.good { color: var(--good); white-space: nowrap; } td.bad { color: var(--bad); white-space: nowrap; }
+td:first-child { white-space: nowrap; } td.good { color: var(--good); white-space: nowrap; } td.bad { color: var(--bad); white-space: nowrap; }
 pre { background: var(--panel); border-radius: 8px; padding: 14px 18px; overflow-x: auto; font-size: 12.5px; }
 svg { display: block; width: 100%; height: auto; font: 13px system-ui, sans-serif; }
 svg text { fill: var(--ink); } svg .soft { fill: var(--soft); } svg .end { text-anchor: end; } svg .mid { text-anchor: middle; }
@@ -175,5 +175,6 @@ svg .this { fill: var(--this); } svg .base { fill: var(--base); } svg .good { fi
 svg .plain { fill: var(--this); } svg .bar { opacity: .55; }
 svg .dot { stroke: var(--paper); stroke-width: 1; }
 svg .line { fill: none; stroke-width: 2; } svg .s0 { stroke: var(--this); } svg .s1 { stroke: var(--base); } svg .s2 { stroke: var(--third); }
+svg .line.thin { stroke-width: 1.2; } svg .band { fill: var(--third); opacity: .18; } svg .band.bad { fill: var(--bad); opacity: .35; }
 svg text.s0 { stroke: none; fill: var(--this); } svg text.s1 { stroke: none; fill: var(--base); } svg text.s2 { stroke: none; fill: var(--third); }
 `

@@ -30,6 +30,7 @@ var roles = map[string]func(context.Context) (service, error){
 	"owner":  newOwner,
 	"member": newMember,
 	"crowd":  newCrowd,
+	"branch": newBranch,
 }
 
 // runChild is the main function of a child.
@@ -119,10 +120,10 @@ func (c *child) call(ctx context.Context, method string, args, reply any) error 
 	}
 }
 
-// stop ends the child and waits for it.
+// stop ends the child and waits for it, longer than the child waits for its node.
 func (c *child) stop() error {
 	err := c.Close()
-	kill := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
+	kill := time.AfterFunc(2*patience, func() { _ = c.cmd.Process.Kill() })
 	defer kill.Stop()
 	return errors.Join(err, c.cmd.Wait())
 }

@@ -40,6 +40,7 @@ type bench struct {
 	pairs                 int
 	want                  *regexp.Regexp
 	many                  int // aggregates, for what must not depend on their number
+	resident              int // bound on those in memory, 0 for all of them
 	dsn                   string
 	profile               string // file for CPU profiles
 
@@ -72,6 +73,7 @@ var groups = []group{
 	{"memory of idle aggregates", []string{"idle-memory", "idle-memory-busy"}, (*bench).idleMemory},
 	{"many aggregates on PostgreSQL", []string{"cost-scale"}, (*bench).scale},
 	{"many aggregates, memory store", []string{"cost-scale-memory"}, (*bench).scaleMemory},
+	{"several nodes on PostgreSQL", []string{"cost-nodes", "cost-nodes-any"}, (*bench).nodes},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -85,7 +87,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	pairs := flags.Int("pairs", 5, "samples of each contender, taken in turn")
 	dsn := flags.String("dsn", os.Getenv("INGRAIN_TEST_POSTGRES"),
 		"`DSN` of a PostgreSQL server where databases may be created; default $INGRAIN_TEST_POSTGRES, else a server is started")
-	many := flags.Int("aggregates", 1_000_000, "aggregates in memory for cost-scale and cost-scale-memory, about 3 GB a million")
+	many := flags.Int("aggregates", 1_000_000, "aggregates for cost-scale and cost-scale-memory, about 3 GB a million unless -resident bounds them")
+	resident := flags.Int("resident", 0, "bound on the aggregates in memory for cost-scale, as MaxResident sets it; 0 for all of them")
 	strict := flags.Bool("strict", false, "fail when a goal is missed")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`, and those of its children beside it")
 	heap := flags.String("memprofile", "", "write an allocation profile of this process to `file` at the end")
@@ -103,8 +106,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(fmt.Errorf("-run: %w", err))
 	}
-	if *length <= 0 || *pairs < 1 || *many < 20_000 || flags.NArg() > 0 {
-		return fail(fmt.Errorf("-for and -pairs must be positive, -aggregates at least 20000, and nothing else given: %v", flags.Args()))
+	if *length <= 0 || *pairs < 1 || *many < 20_000 || *resident < 0 || flags.NArg() > 0 {
+		return fail(fmt.Errorf("-for and -pairs must be positive, -aggregates at least 20000, -resident not negative, and nothing else given: %v", flags.Args()))
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	stopProfile, err := startProfile(*profile, *heap)
@@ -112,7 +115,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	b := &bench{
-		length: *length, middle: 2 * *length / 3, brief: max(*length/3, 100*time.Millisecond), pairs: *pairs, want: want, many: *many, dsn: *dsn, profile: *profile,
+		length: *length, middle: 2 * *length / 3, brief: max(*length/3, 100*time.Millisecond), pairs: *pairs, want: want, many: *many, resident: *resident, dsn: *dsn, profile: *profile,
 		machine: newMachine(), out: stdout,
 	}
 	figures, err := b.all(ctx)

@@ -163,15 +163,9 @@ func (o *Owner) Meta(_ struct{}, m *persistence.Meta) error {
 // Join is the store's.
 func (o *Owner) Join(n persistence.Node, _ *struct{}) error { return o.store.Join(o.ctx, n) }
 
-// Renewal is the argument of Renew.
-type Renewal struct {
-	Node  persistence.NodeID
-	State persistence.NodeState
-}
-
 // Renew is the store's.
-func (o *Owner) Renew(r Renewal, v *persistence.View) (err error) {
-	*v, err = o.store.Renew(o.ctx, r.Node, r.State)
+func (o *Owner) Renew(r persistence.Renewal, v *persistence.View) (err error) {
+	*v, err = o.store.Renew(o.ctx, r)
 	return err
 }
 
@@ -192,8 +186,8 @@ func (s *remoteStore) Join(ctx context.Context, n persistence.Node) error {
 	return s.child.call(ctx, "Join", n, &struct{}{})
 }
 
-func (s *remoteStore) Renew(ctx context.Context, n persistence.NodeID, state persistence.NodeState) (v persistence.View, err error) {
-	err = s.child.call(ctx, "Renew", Renewal{n, state}, &v)
+func (s *remoteStore) Renew(ctx context.Context, r persistence.Renewal) (v persistence.View, err error) {
+	err = s.child.call(ctx, "Renew", r, &v)
 	return v, err
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,10 +30,14 @@ func (b *bench) scale(ctx context.Context) ([]*figure, error) {
 		if err != nil {
 			return nil, err
 		}
-		crowds[i] = Gathering{DSN: dsn, Aggregates: n, Events: b.many / n, Callers: concurrent}
+		crowds[i] = Gathering{DSN: dsn, Aggregates: n, Events: b.many / n, Callers: concurrent, Resident: b.resident}
+	}
+	where := "in memory"
+	if b.resident > 0 {
+		where = fmt.Sprintf("of which up to %d are in memory", b.resident)
 	}
 	f := &figure{
-		Name: "cost-scale", What: fmt.Sprintf("processor time of a durable command on PostgreSQL among %d aggregates in memory", b.many), Unit: "us",
+		Name: "cost-scale", What: fmt.Sprintf("processor time of a durable command on PostgreSQL among %d aggregates, %s", b.many, where), Unit: "us",
 		Than: fmt.Sprintf("the same among %d with as many events in the store", few), Goal: ratioAtMost(1.2),
 	}
 	if b.server == nil {
@@ -145,6 +150,7 @@ type Gathering struct {
 	Aggregates int
 	Events     int // of each, written beforehand; only with a DSN
 	Callers    int
+	Resident   int // bound on those in memory; 0 for all of them
 }
 
 // Measured is what a crowd tells of a sample.
@@ -172,7 +178,7 @@ func (c *Crowd) Gather(g Gathering, _ *struct{}) (err error) {
 		return err
 	}
 	c.path.node, err = startNode(c.ctx, c.store, func(config *cluster.Config) {
-		config.MaxResident, config.IdleAfter = 2*g.Aggregates, 24*time.Hour
+		config.MaxResident, config.IdleAfter = cmp.Or(g.Resident, 2*g.Aggregates), 24*time.Hour
 	})
 	if err != nil {
 		return err
@@ -183,6 +189,9 @@ func (c *Crowd) Gather(g Gathering, _ *struct{}) (err error) {
 	} else {
 		for i := range c.path.booked.acked {
 			c.path.booked.acked[i].Store(int64(g.Events))
+		}
+		if g.Resident > 0 && g.Resident < g.Aggregates {
+			return nil // who is commanded comes into memory, and others leave
 		}
 		err = c.path.booked.wake(c.ctx)
 	}
@@ -208,7 +217,7 @@ func (c *Crowd) open() (err error) {
 		c.store, err = memory.Open(memory.Config{Partitions: 256})
 		return err
 	}
-	if c.store, err = pgstore.Open(c.ctx, pgstore.Config{DSN: c.DSN, KnownStreams: 2 * c.Aggregates}); err != nil {
+	if c.store, err = pgstore.Open(c.ctx, pgstore.Config{DSN: c.DSN, KnownStreams: 2 * cmp.Or(c.Resident, c.Aggregates)}); err != nil {
 		return err
 	}
 	return fill(c.ctx, c.DSN, c.Aggregates, c.Events, c.store.Meta().Partitions)

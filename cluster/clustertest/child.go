@@ -1,21 +1,17 @@
 package clustertest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/signal"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/cluster"
+	"github.com/ingrain-go/ingrain/cluster/clustertest/process"
 	"github.com/ingrain-go/ingrain/persistence/postgres/postgrestest"
 )
 
@@ -45,8 +41,11 @@ func Do[Args, Result any](f func(ctx context.Context, node *cluster.Node, args A
 	}
 }
 
-// childVariable holds the Spec of a child process.
-const childVariable = "INGRAIN_CLUSTERTEST_CHILD"
+// childRole is the role of the children of a test.
+const childRole = "clustertest"
+
+// hello is what a child says when its node has started.
+type hello struct{ Address string }
 
 // stopPatience bounds how long a child takes to leave the cluster.
 const stopPatience = 20 * time.Second
@@ -59,13 +58,13 @@ const stopPatience = 20 * time.Second
 // It also stops the PostgreSQL server that the tests may have started. It does
 // not return.
 func Main(m *testing.M, programs ...Program) {
-	text, isChild := os.LookupEnv(childVariable)
+	_, setup, isChild := process.Role()
 	if !isChild {
 		os.Exit(postgrestest.Main(m))
 	}
-	c := &child{out: json.NewEncoder(os.Stdout), pending: map[uint64]context.CancelFunc{}}
-	if err := c.run(text, programs); err != nil {
-		c.tell(report{Error: problemOf(err)})
+	c := &child{orders: process.Listen()}
+	if err := c.run(setup, programs); err != nil {
+		c.orders.Fail(err)
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -75,16 +74,12 @@ func Main(m *testing.M, programs ...Program) {
 type child struct {
 	program *Program
 	node    *cluster.Node
-
-	mu      sync.Mutex
-	out     *json.Encoder
-	pending map[uint64]context.CancelFunc
-	work    sync.WaitGroup
+	orders  *process.Server
 }
 
-func (c *child) run(text string, programs []Program) (err error) {
+func (c *child) run(setup json.RawMessage, programs []Program) (err error) {
 	var spec Spec
-	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+	if err := json.Unmarshal(setup, &spec); err != nil {
 		return fmt.Errorf("decode the child's spec: %w", err)
 	}
 	for i := range programs {
@@ -95,8 +90,6 @@ func (c *child) run(text string, programs []Program) (err error) {
 	if c.program == nil {
 		return fmt.Errorf("no program %q was given to clustertest.Main", spec.Program)
 	}
-	terminate := make(chan os.Signal, 1)
-	signal.Notify(terminate, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
 	store, err := spec.Store.Open(ctx)
@@ -109,66 +102,19 @@ func (c *child) run(text string, programs []Program) (err error) {
 	if c.node, err = cluster.Start(ctx, &config); err != nil {
 		return err
 	}
-	go c.obey() // ends with the process
-	c.tell(report{Address: c.node.Address()})
-	<-terminate
+	if err := c.orders.Ready(hello{c.node.Address()}, c.op); err != nil {
+		return err
+	}
+	<-c.orders.Terminated()
 	stopping, cancelStop := context.WithTimeout(context.Background(), stopPatience)
 	defer cancelStop()
 	err = c.node.Stop(stopping)
-	c.work.Wait()
+	c.orders.Wait()
 	return err
 }
 
-// obey carries out the parent's orders. Without a parent there is nothing to
-// live for.
-func (c *child) obey() {
-	lines := json.NewDecoder(bufio.NewReader(os.Stdin))
-	for {
-		var o order
-		if err := lines.Decode(&o); err != nil {
-			if !errors.Is(err, io.EOF) {
-				fmt.Fprintln(os.Stderr, "orders:", err)
-			}
-			os.Exit(3)
-		}
-		c.mu.Lock()
-		if o.Abandon {
-			if cancel := c.pending[o.Number]; cancel != nil {
-				cancel()
-			}
-			c.mu.Unlock()
-			continue
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		if o.Micros > 0 {
-			ctx, cancel = context.WithTimeout(context.Background(), time.Duration(o.Micros)*time.Microsecond)
-		}
-		c.pending[o.Number] = cancel
-		c.mu.Unlock()
-		c.work.Go(func() {
-			c.tell(c.do(ctx, &o))
-			cancel()
-			c.mu.Lock()
-			delete(c.pending, o.Number)
-			c.mu.Unlock()
-		})
-	}
-}
-
-func (c *child) do(ctx context.Context, o *order) report {
-	result, err := c.op(ctx, o)
-	if err != nil {
-		return report{Number: o.Number, Error: problemOf(err)}
-	}
-	encoded, err := json.Marshal(result)
-	if err != nil {
-		return report{Number: o.Number, Error: problemOf(err)}
-	}
-	return report{Number: o.Number, Result: encoded}
-}
-
-func (c *child) op(ctx context.Context, o *order) (any, error) {
-	switch o.Op {
+func (c *child) op(ctx context.Context, op string, args json.RawMessage) (any, error) {
+	switch op {
 	case "ready":
 		return nil, c.node.Ready(ctx)
 	case "stats":
@@ -180,16 +126,9 @@ func (c *child) op(ctx context.Context, o *order) (any, error) {
 	case "id":
 		return c.node.ID(), nil
 	}
-	op := c.program.Ops[o.Op]
-	if op == nil {
-		return nil, fmt.Errorf("program %q has no op %q", c.program.Name, o.Op)
+	do := c.program.Ops[op]
+	if do == nil {
+		return nil, fmt.Errorf("program %q has no op %q", c.program.Name, op)
 	}
-	return op(ctx, c.node, o.Args)
-}
-
-// tell writes one line. If nobody reads it, the end of standard input says so.
-func (c *child) tell(r report) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_ = c.out.Encode(r)
+	return do(ctx, c.node, args)
 }

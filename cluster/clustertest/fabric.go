@@ -1,8 +1,10 @@
 package clustertest
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"syscall"
 
 	"google.golang.org/protobuf/proto"
 
@@ -146,6 +148,21 @@ func (p *port) Start(r cluster.Receiver) (string, error) {
 
 // Send implements cluster.Network.
 func (p *port) Send(address string, e *wire.Envelope) { p.fabric.Send(p.address, address, e) }
+
+// Probe implements cluster.Prober: a node that is not there refuses, and one that
+// is cut off in either direction does not answer.
+func (p *port) Probe(_ context.Context, address string) error {
+	f := p.fabric
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.cut[[2]string{p.address, address}] || f.cut[[2]string{address, p.address}]:
+		return fmt.Errorf("connect %s: %w", address, context.DeadlineExceeded)
+	case f.ports[address] == nil:
+		return fmt.Errorf("connect %s: %w", address, syscall.ECONNREFUSED)
+	}
+	return nil
+}
 
 func (p *port) deliver(e *wire.Envelope) {
 	encoded, err := proto.Marshal(e)

@@ -61,6 +61,7 @@ type Spec struct {
 type Settings struct {
 	Name       string
 	Listen     string
+	Advertise  string
 	LockDir    string
 	Lease      time.Duration
 	Sticky     bool
@@ -69,7 +70,7 @@ type Settings struct {
 
 func (s *Settings) config() cluster.Config {
 	return cluster.Config{
-		Name: s.Name, Listen: s.Listen, LockDir: s.LockDir, Lease: s.Lease, Sticky: s.Sticky, MaxPerPeer: s.MaxPerPeer,
+		Name: s.Name, Listen: s.Listen, Advertise: s.Advertise, LockDir: s.LockDir, Lease: s.Lease, Sticky: s.Sticky, MaxPerPeer: s.MaxPerPeer,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 }

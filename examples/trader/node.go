@@ -216,7 +216,7 @@ func (m *member) start(ctx context.Context) (err error) {
 
 // listen opens the web address: the wanted port, or one of the next.
 func (m *member) listen(ctx context.Context) (listener net.Listener, err error) {
-	for port := m.spec.Port; port < m.spec.Port+portsTried && port <= 65535; port++ {
+	for port := m.spec.Port; port < m.spec.Port+portsTried && port <= lastPort; port++ {
 		address := net.JoinHostPort(m.spec.Host, strconv.Itoa(port))
 		if listener, err = web.Listen(ctx, address); err == nil {
 			return listener, nil

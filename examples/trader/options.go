@@ -19,6 +19,9 @@ import (
 // partitions of a store that this program creates.
 const partitions = 64
 
+// lastPort is the highest there is.
+const lastPort = 65535
+
 // The stores to choose from.
 const (
 	storeSQLite   = "sqlite"
@@ -83,8 +86,12 @@ func (o *options) check(rest []string) error {
 	case o.kill > 0 && o.duration > 0 && o.kill >= o.duration:
 		return fmt.Errorf("-kill %s: want less than -for %s", o.kill, o.duration)
 	}
-	if _, _, err := o.address(); err != nil {
+	_, port, err := o.address()
+	switch {
+	case err != nil:
 		return fmt.Errorf("-http %q: want host:port: %w", o.http, err)
+	case port > 0 && port+o.nodes-1 > lastPort:
+		return fmt.Errorf("-http %q: leaves no ports for %d nodes", o.http, o.nodes)
 	}
 	return nil
 }
@@ -96,7 +103,7 @@ func (o *options) address() (host string, port int, err error) {
 		return "", 0, err
 	}
 	port, err = strconv.Atoi(text)
-	if err == nil && (port < 0 || port > 65535) {
+	if err == nil && (port < 0 || port > lastPort) {
 		err = errors.New("no such port")
 	}
 	return host, port, err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,12 +95,17 @@ func TestALostCommandFailsTheRun(t *testing.T) {
 	require.Equal(t, "I12", s.Violated[0].Invariant)
 }
 
+// trading is a line of figures of a market in which something happens.
+var trading = regexp.MustCompile(`(?m)^ +[1-9]\d*s +2 +[1-9]\d* `)
+
 // The real program, interrupted at the terminal: it closes the market, checks,
 // and says so.
 func TestAnInterruptEndsTheRunInGoodOrder(t *testing.T) {
 	program, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.Command(program, "-data", t.TempDir(), "-nodes", "2", "-for", "0", "-robots", "4", "-http", "127.0.0.1:0")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "-data", t.TempDir(), "-nodes", "2", "-for", "0", "-robots", "4", "-http", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), programEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	output, err := cmd.StdoutPipe()
@@ -113,7 +119,7 @@ func TestAnInterruptEndsTheRunInGoodOrder(t *testing.T) {
 	for {
 		n, err := output.Read(buffer)
 		seen.Write(buffer[:n])
-		if !interrupted && strings.Contains(seen.String(), "\n     2s") {
+		if !interrupted && trading.MatchString(seen.String()) {
 			interrupted = true
 			require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)) // as a terminal does: to all of the group
 		}
@@ -138,6 +144,8 @@ func TestWrongUseIsToldByItsFlag(t *testing.T) {
 		"-dsn goes with":                         {"-dsn", "host=x"},
 		"-data names no folder":                  {"-data", ""},
 		"-for -1s":                               {"-for", "-1s"},
+		`-http "127.0.0.1:65534": leaves no`:     {"-http", "127.0.0.1:65534"},
+		"-kill -1s":                              {"-kill", "-1s"},
 		"-kill needs":                            {"-nodes", "1", "-kill", "1s"},
 		"-kill 5s: want less":                    {"-kill", "5s", "-for", "5s"},
 		`-http "nowhere"`:                        {"-http", "nowhere"},

@@ -1,12 +1,12 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -21,29 +21,32 @@ func (s *Store) Append(ctx context.Context, batch *persistence.Batch) {
 	}
 	defer s.life.RUnlock()
 
-	var scratch [32]persistence.Partition
-	order := scratch[:0]
+	var scratch [32]*persistence.Fence
+	fences := scratch[:0]
 	for i := range batch.Fences {
-		order = append(order, batch.Fences[i].Partition)
+		if s.data.has(batch.Fences[i].Partition) { // the others are refused with their commits
+			fences = append(fences, &batch.Fences[i])
+		}
 	}
-	slices.Sort(order)
-	if err := s.data.validate(order); err != nil {
-		failAll(batch, err)
-		return
+	slices.SortFunc(fences, func(a, b *persistence.Fence) int { return cmp.Compare(a.Partition, b.Partition) })
+	for i := 1; i < len(fences); i++ {
+		if p := fences[i].Partition; p == fences[i-1].Partition {
+			failAll(batch, fmt.Errorf("append: partition %d has two fences in one batch", p))
+			return
+		}
 	}
-	for _, p := range order {
-		s.data.partitions[p].mu.Lock()
-	}
-	for i := range batch.Fences {
-		fence := &batch.Fences[i]
-		s.data.partitions[fence.Partition].admit(batch, fence)
+	for _, fence := range fences {
+		p := &s.data.partitions[fence.Partition]
+		p.mu.Lock()
+		p.admit(batch.Owner, fence)
 	}
 	for _, c := range batch.Commits {
-		c.Offset, c.Err = s.data.commit(order, c)
+		c.Offset, c.Err = s.data.commit(fences, c)
 	}
-	for _, p := range order {
-		s.data.partitions[p].dismiss()
-		s.data.partitions[p].mu.Unlock()
+	for _, fence := range fences {
+		p := &s.data.partitions[fence.Partition]
+		p.refusal = nil
+		p.mu.Unlock()
 	}
 }
 
@@ -51,20 +54,6 @@ func failAll(batch *persistence.Batch, err error) {
 	for _, c := range batch.Commits {
 		c.Offset, c.Err = 0, err
 	}
-}
-
-// validate checks the sorted partitions of a batch's fences, before any of
-// them is locked.
-func (d *data) validate(order []persistence.Partition) error {
-	for i, p := range order {
-		if _, err := d.partition(p); err != nil {
-			return err
-		}
-		if i > 0 && order[i-1] == p {
-			return fmt.Errorf("partition %d has two fences in one batch", p)
-		}
-	}
-	return nil
 }
 
 // partition is one log with the tables that live and die with its owner's
@@ -81,10 +70,7 @@ type partition struct {
 	streams map[persistence.Stream]*stream
 	timers  timers
 
-	// While a batch is being written: under what fence, and why the partition
-	// refuses it, if it does.
-	fence   *persistence.Fence
-	refusal error
+	refusal error // why the batch being written may not write here; nil if it may
 }
 
 // stream is one aggregate's place in its partition.
@@ -102,10 +88,9 @@ func (s *stream) version() persistence.Version {
 }
 
 // admit compares the fence with the partition's row. // I1
-func (p *partition) admit(batch *persistence.Batch, fence *persistence.Fence) {
-	p.fence = fence
+func (p *partition) admit(owner persistence.NodeID, fence *persistence.Fence) {
 	switch head := p.log.head(); {
-	case fence.Epoch != p.epoch || batch.Owner != p.owner || p.owner == "":
+	case fence.Epoch != p.epoch || owner != p.owner || p.owner == "":
 		p.refusal = &persistence.FencedError{
 			Partition: fence.Partition, Epoch: fence.Epoch, Current: p.epoch, Owner: p.owner,
 		}
@@ -117,17 +102,19 @@ func (p *partition) admit(batch *persistence.Batch, fence *persistence.Fence) {
 	}
 }
 
-func (p *partition) dismiss() { p.fence, p.refusal = nil, nil }
-
-// commit writes c as a whole or not at all. The partitions in locked, which
-// are sorted, are those that the batch has fences for.
-func (d *data) commit(locked []persistence.Partition, c *persistence.Commit) (persistence.Offset, error) {
-	if _, ok := slices.BinarySearch(locked, c.Partition); !ok {
-		return 0, fmt.Errorf("append %s: the batch has no fence for partition %d", c.Stream, c.Partition)
+// commit writes c as a whole or not at all. The fences are those of the
+// partitions that are locked, in ascending order.
+func (d *data) commit(fences []*persistence.Fence, c *persistence.Commit) (persistence.Offset, error) {
+	var fence *persistence.Fence
+	if i, ok := slices.BinarySearchFunc(fences, c.Partition, comparePartition); ok {
+		fence = fences[i]
+	}
+	if err := c.Validate(fence, len(d.partitions)); err != nil {
+		return 0, err
 	}
 	p := &d.partitions[c.Partition]
-	if err := p.check(c, len(d.partitions)); err != nil {
-		return 0, err
+	if p.refusal != nil {
+		return 0, p.refusal
 	}
 	st := p.streams[c.Stream]
 	if actual := st.version(); actual != c.Expected {
@@ -138,7 +125,6 @@ func (d *data) commit(locked []persistence.Partition, c *persistence.Commit) (pe
 			return 0, err
 		}
 	}
-	at := microseconds(c.At)
 	p.timers.exchange(c)
 	if len(c.Events) == 0 {
 		return 0, nil
@@ -147,29 +133,12 @@ func (d *data) commit(locked []persistence.Partition, c *persistence.Commit) (pe
 		st = p.addStream(c.Stream)
 	}
 	first := p.log.head() + 1
-	p.write(st, c, at)
+	p.write(st, c)
 	return first, nil
 }
 
-// check finds what makes the commit unfit for its partition.
-func (p *partition) check(c *persistence.Commit, partitions int) error {
-	if home := persistence.PartitionOf(c.Stream, partitions); home != c.Partition {
-		return fmt.Errorf("append %s: it lives in partition %d, not %d", c.Stream, home, c.Partition)
-	}
-	if c.Epoch != p.fence.Epoch {
-		return fmt.Errorf("append %s: epoch %d, but its partition's fence says %d", c.Stream, c.Epoch, p.fence.Epoch)
-	}
-	for i := range c.Timers {
-		if c.Timers[i].Partition != c.Partition {
-			return fmt.Errorf("append %s: sets a timer in partition %d", c.Stream, c.Timers[i].Partition)
-		}
-	}
-	for i := range c.Cancels {
-		if c.Cancels[i].Partition != c.Partition {
-			return fmt.Errorf("append %s: cancels a timer in partition %d", c.Stream, c.Cancels[i].Partition)
-		}
-	}
-	return p.refusal
+func comparePartition(fence *persistence.Fence, p persistence.Partition) int {
+	return cmp.Compare(fence.Partition, p)
 }
 
 func (p *partition) addStream(name persistence.Stream) *stream {
@@ -182,7 +151,8 @@ func (p *partition) addStream(name persistence.Stream) *stream {
 
 // write adds the commit's events to the log, their bytes copied into one
 // allocation.
-func (p *partition) write(st *stream, c *persistence.Commit, at time.Time) {
+func (p *partition) write(st *stream, c *persistence.Commit) {
+	at := microseconds(c.At)
 	size := len(c.Metadata)
 	for i := range c.Events {
 		size += len(c.Events[i].Payload)

@@ -21,23 +21,35 @@ type membership struct {
 	nodes   map[persistence.NodeID]*persistence.Node // dead ones stay: ids are never reused
 }
 
+// membership admits a call and locks the tables for it; the call must end with
+// leave.
+func (s *Store) membership(ctx context.Context) (m *membership, leave func(), err error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, nil, err
+	}
+	m = &s.data.membership
+	m.mu.Lock()
+	return m, func() {
+		m.mu.Unlock()
+		s.life.RUnlock()
+	}, nil
+}
+
 func (m *membership) live(id persistence.NodeID) bool {
 	n := m.nodes[id]
-	return n != nil && n.State != persistence.Dead
+	return n != nil && n.State.Alive()
 }
 
 // Join adds a node incarnation, alive and with no renewals.
 func (s *Store) Join(ctx context.Context, node persistence.Node) error {
-	if node.ID == "" || !alive(node.State) {
-		return fmt.Errorf("join %q as %q: want an id and a state other than dead", node.ID, node.State)
-	}
-	if err := s.enter(ctx); err != nil {
+	if err := node.Validate(); err != nil {
 		return err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m, leave, err := s.membership(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if m.joined && m.cluster != node.Cluster {
 		return &persistence.SetupError{
 			Store:  "memory",
@@ -46,7 +58,7 @@ func (s *Store) Join(ctx context.Context, node persistence.Node) error {
 	}
 	node.Lease = node.Lease.Truncate(time.Microsecond)
 	for _, other := range m.nodes {
-		if other.State != persistence.Dead && other.Lease != node.Lease {
+		if other.State.Alive() && other.Lease != node.Lease {
 			return &persistence.SetupError{
 				Store:  "memory",
 				Reason: fmt.Sprintf("its node %s has a lease of %s, this one %s: all must have the same", other.ID, other.Lease, node.Lease),
@@ -57,79 +69,77 @@ func (s *Store) Join(ctx context.Context, node persistence.Node) error {
 		return fmt.Errorf("join %s: the id was used before: %w", node.ID, persistence.ErrNotMember)
 	}
 	node.Types = slices.Clone(node.Types)
-	node.Renewals = 0
+	node.Renewals, node.Suspects = 0, nil
 	m.joined, m.cluster = true, node.Cluster
 	m.nodes[node.ID] = &node
 	return nil
 }
 
-func alive(state persistence.NodeState) bool {
-	return state == persistence.Joining || state == persistence.Active || state == persistence.Draining
-}
-
 // Renew counts the node's renewal and returns the view.
-func (s *Store) Renew(ctx context.Context, id persistence.NodeID, state persistence.NodeState) (persistence.View, error) {
-	if !alive(state) {
-		return persistence.View{}, fmt.Errorf("renew %s as %q: only Leave and Evict end a node", id, state)
-	}
-	if err := s.enter(ctx); err != nil {
+func (s *Store) Renew(ctx context.Context, renewal persistence.Renewal) (persistence.View, error) {
+	if err := renewal.Validate(); err != nil {
 		return persistence.View{}, err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.live(id) {
-		return persistence.View{}, fmt.Errorf("renew %s: %w", id, persistence.ErrNotMember)
+	m, leave, err := s.membership(ctx)
+	if err != nil {
+		return persistence.View{}, err
 	}
-	m.nodes[id].Renewals++
-	m.nodes[id].State = state
+	defer leave()
+	if !m.live(renewal.Node) {
+		return persistence.View{}, fmt.Errorf("renew %s: %w", renewal.Node, persistence.ErrNotMember)
+	}
+	node := m.nodes[renewal.Node]
+	node.Renewals++
+	node.State, node.Suspects = renewal.State, slices.Clone(renewal.Suspects)
 	return s.data.view(), nil
 }
 
 // View returns the tables, nodes ascending by id.
 func (s *Store) View(ctx context.Context) (persistence.View, error) {
-	if err := s.enter(ctx); err != nil {
+	_, leave, err := s.membership(ctx)
+	if err != nil {
 		return persistence.View{}, err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer leave()
 	return s.data.view(), nil
 }
 
 // view is called with the membership lock held, without which no partition's
 // row changes.
 func (d *data) view() persistence.View {
-	v := persistence.View{Partitions: make([]persistence.Ownership, len(d.partitions))}
-	for _, n := range d.membership.nodes {
-		if n.State != persistence.Dead {
-			node := *n
-			node.Types = slices.Clone(n.Types)
-			v.Nodes = append(v.Nodes, node)
-		}
-	}
-	slices.SortFunc(v.Nodes, func(a, b persistence.Node) int { return cmp.Compare(a.ID, b.ID) })
+	v := persistence.View{Partitions: make([]persistence.Ownership, len(d.partitions)), Lineage: d.meta.StoreID}
+	owns := make(map[persistence.NodeID]bool)
 	for i := range d.partitions {
 		p := &d.partitions[i]
 		v.Partitions[i] = persistence.Ownership{
 			Partition: persistence.Partition(i), Epoch: p.epoch, Owner: p.owner, Released: p.released,
 		}
+		owns[p.owner] = true
 	}
+	for id, n := range d.membership.nodes {
+		node := *n
+		node.Types, node.Suspects = slices.Clone(n.Types), slices.Clone(n.Suspects)
+		switch {
+		case n.State.Alive():
+			v.Nodes = append(v.Nodes, node)
+		case owns[id]:
+			v.Dead = append(v.Dead, node)
+		}
+	}
+	byID := func(a, b persistence.Node) int { return cmp.Compare(a.ID, b.ID) }
+	slices.SortFunc(v.Nodes, byID)
+	slices.SortFunc(v.Dead, byID)
 	return v
 }
 
 // Leave marks the node dead and releases what it owns, even if it was evicted
 // before.
 func (s *Store) Leave(ctx context.Context, id persistence.NodeID) error {
-	if err := s.enter(ctx); err != nil {
+	m, leave, err := s.membership(ctx)
+	if err != nil {
 		return err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer leave()
 	node := m.nodes[id]
 	if node == nil {
 		return fmt.Errorf("leave %s: %w", id, persistence.ErrNotMember)
@@ -149,13 +159,11 @@ func (s *Store) Leave(ctx context.Context, id persistence.NodeID) error {
 
 // Evict marks a node dead if it has not renewed since the caller looked.
 func (s *Store) Evict(ctx context.Context, victim persistence.NodeID, renewals int64) (bool, error) {
-	if err := s.enter(ctx); err != nil {
+	m, leave, err := s.membership(ctx)
+	if err != nil {
 		return false, err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer leave()
 	if !m.live(victim) || m.nodes[victim].Renewals != renewals {
 		return false, nil
 	}
@@ -166,13 +174,11 @@ func (s *Store) Evict(ctx context.Context, victim persistence.NodeID, renewals i
 // Claim takes a partition over. Waiting for the partition's lock is waiting
 // for the append in flight. // I1
 func (s *Store) Claim(ctx context.Context, id persistence.Partition, seen persistence.Epoch, node persistence.NodeID) (persistence.Tenure, error) {
-	if err := s.enter(ctx); err != nil {
+	m, leave, err := s.membership(ctx)
+	if err != nil {
 		return persistence.Tenure{}, err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer leave()
 	if !m.live(node) {
 		return persistence.Tenure{}, fmt.Errorf("claim partition %d for %s: %w", id, node, persistence.ErrNotMember)
 	}
@@ -194,13 +200,11 @@ func (s *Store) Claim(ctx context.Context, id persistence.Partition, seen persis
 
 // Release gives a partition up, or over to a live member.
 func (s *Store) Release(ctx context.Context, id persistence.Partition, epoch persistence.Epoch, node, to persistence.NodeID) error {
-	if err := s.enter(ctx); err != nil {
+	m, leave, err := s.membership(ctx)
+	if err != nil {
 		return err
 	}
-	defer s.life.RUnlock()
-	m := &s.data.membership
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer leave()
 	p, err := s.data.partition(id)
 	if err != nil {
 		return err
@@ -217,7 +221,8 @@ func (s *Store) Release(ctx context.Context, id persistence.Partition, epoch per
 	return nil
 }
 
-// Verify tells which partitions the node owns under the epochs of the fences.
+// Verify tells which partitions the node owns under the epochs of the fences,
+// with logs that reach their heads.
 func (s *Store) Verify(ctx context.Context, node persistence.NodeID, fences []persistence.Fence) ([]bool, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
@@ -230,7 +235,7 @@ func (s *Store) Verify(ctx context.Context, node persistence.NodeID, fences []pe
 			return nil, err
 		}
 		p.mu.Lock()
-		owned[i] = node != "" && p.owner == node && p.epoch == fence.Epoch
+		owned[i] = node != "" && p.owner == node && p.epoch == fence.Epoch && p.log.head() >= fence.Head
 		p.mu.Unlock()
 	}
 	return owned, nil

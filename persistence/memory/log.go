@@ -131,8 +131,8 @@ func (s *Store) Tail(ctx context.Context, cursors []persistence.Cursor, limit in
 		}
 		p.mu.Lock()
 		after := max(cursor.After, 0)
-		last := min(after+persistence.Offset(max(limit, 0)), p.log.head())
-		for offset := after + 1; offset <= last; offset++ {
+		n := min(persistence.Offset(max(limit, 0)), p.log.head()-after)
+		for offset := after + 1; offset <= after+n; offset++ {
 			events = append(events, p.log.event(cursor.Partition, offset))
 		}
 		p.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/ingrain-go/ingrain/persistence"
@@ -15,6 +16,11 @@ func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snaps
 		return err
 	}
 	defer s.life.RUnlock()
+	for i := range snapshots {
+		if err := snapshots[i].Stream.Validate(); err != nil {
+			return fmt.Errorf("save snapshots: %w", err)
+		}
+	}
 	for i := range snapshots {
 		s.data.home(snapshots[i].Stream).keep(&snapshots[i])
 	}

@@ -121,11 +121,13 @@ func (s *Store) enter(ctx context.Context) error {
 
 // partition returns the partition's place, or an error when there is none.
 func (d *data) partition(p persistence.Partition) (*partition, error) {
-	if p < 0 || int(p) >= len(d.partitions) {
+	if !d.has(p) {
 		return nil, fmt.Errorf("partition %d: the store has %d", p, len(d.partitions))
 	}
 	return &d.partitions[p], nil
 }
+
+func (d *data) has(p persistence.Partition) bool { return p >= 0 && int(p) < len(d.partitions) }
 
 // home returns the partition that keeps a stream.
 func (d *data) home(s persistence.Stream) *partition {

@@ -59,7 +59,7 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 	defer s.life.RUnlock()
 	limit = max(limit, 0)
 	var due []persistence.Timer
-	for _, id := range partitions {
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(partitions))) {
 		p, err := s.data.partition(id)
 		if err != nil {
 			return nil, err

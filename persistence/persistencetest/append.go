@@ -21,7 +21,8 @@ var appendCases = []testCase{
 	{"TestFailedCommitLeavesNothing", testFailedCommitLeavesNothing},
 	{"TestCommitWithoutEvents", testCommitWithoutEvents},
 	{"TestResultsOfAnEarlierAppendAreOverwritten", testResultsAreOverwritten},
-	{"TestMalformedBatchWritesNothing", testMalformedBatchWritesNothing},
+	{"TestMalformedCommitFailsAlone", testMalformedCommitFailsAlone},
+	{"TestTwoFencesOfAPartitionFailTheBatch", testTwoFencesOfAPartition},
 	{"TestBatchOfNothing", testBatchOfNothing},
 	{"TestLargeBatch", testLargeBatch},
 }
@@ -247,32 +248,72 @@ func testResultsAreOverwritten(t *testing.T, h Harness) {
 	require.Zero(t, bad.Offset)
 }
 
-func testMalformedBatchWritesNothing(t *testing.T, h Harness) {
+func testMalformedCommitFailsAlone(t *testing.T, h Harness) {
 	const n = 2
 	s, o := openOwned(t, h, n)
-	spoil := map[string]func(b *persistence.Batch){
-		"no fence for the partition": func(b *persistence.Batch) { b.Fences = nil },
-		"fence of another partition": func(b *persistence.Batch) { b.Fences[0].Partition = 1 },
-		"epoch differs from the fence": func(b *persistence.Batch) {
-			b.Commits[0].Epoch++
-		},
-		"partition out of range": func(b *persistence.Batch) {
-			b.Fences[0].Partition, b.Commits[0].Partition = n, n
-		},
-		"partition below zero": func(b *persistence.Batch) {
-			b.Fences[0].Partition, b.Commits[0].Partition = -1, -1
-		},
+	long := func(n int) string { return strings.Repeat("x", n+1) }
+	timer := func(stream persistence.Stream, p persistence.Partition) []persistence.Timer {
+		return []persistence.Timer{{TimerKey: persistence.TimerKey{Partition: p, Due: noon, ID: newCommand()}, Stream: stream}}
 	}
-	for what, f := range spoil {
-		c := commit(streamIn(0, n, 0), 0, "x")
-		b := o.batch(c)
-		f(b)
+	x := streamIn(0, n, 0)
+	var written []*persistence.Commit
+	for what, spoil := range map[string]func(b *persistence.Batch, c *persistence.Commit){
+		"no fence for the partition":      func(b *persistence.Batch, _ *persistence.Commit) { b.Fences = b.Fences[1:] },
+		"epoch differs from the fence":    func(_ *persistence.Batch, c *persistence.Commit) { c.Epoch++ },
+		"partition of another stream":     func(_ *persistence.Batch, c *persistence.Commit) { c.Partition = 1 },
+		"partition out of range":          func(b *persistence.Batch, c *persistence.Commit) { b.Fences[0].Partition, c.Partition = n, n },
+		"partition below zero":            func(b *persistence.Batch, c *persistence.Commit) { b.Fences[0].Partition, c.Partition = -1, -1 },
+		"timer in another partition":      func(_ *persistence.Batch, c *persistence.Commit) { c.Timers = timer(x, 1) },
+		"timer for a stream without name": func(_ *persistence.Batch, c *persistence.Commit) { c.Timers = timer(persistence.Stream{}, 0) },
+		"cancels in another partition": func(_ *persistence.Batch, c *persistence.Commit) {
+			c.Cancels = []persistence.TimerKey{timer(x, 1)[0].TimerKey}
+		},
+		"event type too long": func(_ *persistence.Batch, c *persistence.Commit) { c.Events[0].Type = long(persistence.MaxTypeBytes) },
+	} {
+		c, neighbour := commit(x, 0, "x"), commit(streamIn(1, n, len(written)), 0, "neighbour")
+		b := o.batch(c, neighbour)
+		spoil(b, c)
 		s.Append(t.Context(), b)
-		require.Error(t, c.Err, what)
-		require.NotErrorIs(t, c.Err, persistence.ErrUnknownOutcome, what)
-		require.Empty(t, tailAll(t, s), what)
+		requireMalformed(t, c, what)
+		require.NoError(t, neighbour.Err, what)
+		o.fences[1].Head++
+		written = append(written, neighbour)
 	}
-	o.must(commit(streamIn(0, n, 0), 0, "x"))
+	for _, stream := range []persistence.Stream{
+		{}, {Type: "account"}, {ID: "a"}, {Type: "a/b", ID: "c"},
+		{Type: "account", ID: long(persistence.MaxIDBytes)}, {Type: long(persistence.MaxTypeBytes), ID: "a"},
+	} {
+		c, neighbour := commit(stream, 0, "x"), commit(streamIn(1, n, len(written)), 0, "neighbour")
+		o.append(c, neighbour)
+		requireMalformed(t, c, stream.String())
+		require.NoError(t, neighbour.Err, stream)
+		written = append(written, neighbour)
+	}
+	requireEvents(t, eventsOf(written...), tailAll(t, s))
+	requireTimers(t, s, nil, noon)
+	o.must(commit(x, 0, "x"))
+}
+
+func requireMalformed(t *testing.T, c *persistence.Commit, what string) {
+	t.Helper()
+	require.Error(t, c.Err, what)
+	require.NotErrorIs(t, c.Err, persistence.ErrUnknownOutcome, what)
+	var fenced *persistence.FencedError
+	require.False(t, errors.As(c.Err, &fenced), "%s: the owner is still the owner", what)
+	require.Zero(t, c.Offset, what)
+}
+
+func testTwoFencesOfAPartition(t *testing.T, h Harness) {
+	const n = 2
+	s, o := openOwned(t, h, n)
+	twice, other := commit(streamIn(0, n, 0), 0, "x"), commit(streamIn(1, n, 0), 0, "x")
+	b := o.batch(twice, other)
+	b.Fences = append(b.Fences, b.Fences[0])
+	s.Append(t.Context(), b)
+	requireMalformed(t, twice, "fenced twice")
+	requireMalformed(t, other, "in a batch that makes no sense")
+	require.Empty(t, tailAll(t, s))
+	o.must(twice, other)
 }
 
 func testBatchOfNothing(t *testing.T, h Harness) {

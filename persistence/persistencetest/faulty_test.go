@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -145,7 +146,17 @@ func TestEveryCallCanFail(t *testing.T) {
 	f, o := openFaulty(t)
 	x := streamIn(0, 1, 0)
 	o.must(commit(x, 0, "x"))
-	for name, do := range calls(o, commit(x, 1, "y")) {
+	every := calls(o, commit(x, 1, "y"))
+	methods := []string{"Meta", "Close"} // which do not ask the store
+	for name := range every {
+		methods = append(methods, name)
+	}
+	var want []string
+	for m := range reflect.TypeFor[persistence.Store]().Methods() {
+		want = append(want, m.Name)
+	}
+	require.ElementsMatch(t, want, methods)
+	for name, do := range every {
 		var seen []Call
 		f.OnCall(func(c Call) Fault { seen = append(seen, c); return Fault{Outcome: Refused} })
 		f.OnAppend(func(*persistence.Batch) Fault { return Fault{Outcome: Refused} })

@@ -82,9 +82,9 @@ func (f *Faulty) Join(ctx context.Context, node persistence.Node) error {
 }
 
 // Renew implements persistence.Membership.
-func (f *Faulty) Renew(ctx context.Context, node persistence.NodeID, state persistence.NodeState) (persistence.View, error) {
-	return call(ctx, f, Call{Method: "Renew", Node: node}, func() (persistence.View, error) {
-		return f.next.Renew(ctx, node, state)
+func (f *Faulty) Renew(ctx context.Context, renewal persistence.Renewal) (persistence.View, error) {
+	return call(ctx, f, Call{Method: "Renew", Node: renewal.Node}, func() (persistence.View, error) {
+		return f.next.Renew(ctx, renewal)
 	})
 }
 

@@ -139,14 +139,12 @@ func (o *owner) learn(b *persistence.Batch) {
 		if fence == nil {
 			continue
 		}
-		if c.Err == nil {
-			fence.Head += persistence.Offset(len(c.Events))
-		}
-	}
-	for _, c := range b.Commits {
 		var fenced *persistence.FencedError
-		if errors.As(c.Err, &fenced) && fenced.Head != fenced.StoreHead {
-			o.fences[c.Partition].Head = fenced.StoreHead
+		switch {
+		case c.Err == nil:
+			fence.Head += persistence.Offset(len(c.Events))
+		case errors.As(c.Err, &fenced) && fenced.Head != fenced.StoreHead:
+			fence.Head = fenced.StoreHead
 		}
 	}
 }

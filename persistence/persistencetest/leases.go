@@ -19,6 +19,7 @@ var leaseCases = []testCase{
 	{"TestReleaseHandsOver", testReleaseHandsOver},
 	{"TestReleaseToANonMemberIsRefused", testReleaseToANonMemberIsRefused},
 	{"TestVerifyKnowsWhatANodeOwns", testVerifyKnowsWhatANodeOwns},
+	{"TestVerifyKnowsHowFarTheLogReaches", testVerifyKnowsHowFarTheLogReaches},
 	{"TestUnknownPartitionIsRefused", testUnknownPartitionIsRefused},
 }
 
@@ -172,7 +173,7 @@ func testVerifyKnowsWhatANodeOwns(t *testing.T, h Harness) {
 		return owned
 	}
 	at := func(p persistence.Partition, e persistence.Epoch) persistence.Fence {
-		return persistence.Fence{Partition: p, Epoch: e, Head: 99} // the head is ignored
+		return persistence.Fence{Partition: p, Epoch: e}
 	}
 	require.Equal(t, []bool{false, true, false, true, false, false, true},
 		verify(o.node, at(3, 1), at(3, 2), at(1, 2), at(0, 1), at(2, 1), at(2, 2), at(4, 1)))
@@ -180,6 +181,29 @@ func testVerifyKnowsWhatANodeOwns(t *testing.T, h Harness) {
 	require.Equal(t, []bool{false, false}, verify("unknown", at(0, 1), at(2, 2)))
 	require.Equal(t, []bool{false}, verify("", at(2, 2)), "nobody owns nothing")
 	require.Empty(t, verify(o.node))
+}
+
+func testVerifyKnowsHowFarTheLogReaches(t *testing.T, h Harness) {
+	const n = 3
+	s, o := openOwned(t, h, n)
+	o.must(commit(streamIn(0, n, 0), 0, "x", "y"), commit(streamIn(1, n, 0), 0, "x", "y", "z"))
+	other := h.Again(t, s)
+	verify := func(fences ...persistence.Fence) []bool {
+		t.Helper()
+		owned, err := other.Verify(t.Context(), o.node, fences)
+		require.NoError(t, err)
+		return owned
+	}
+	at := func(p persistence.Partition, e persistence.Epoch, head persistence.Offset) persistence.Fence {
+		return persistence.Fence{Partition: p, Epoch: e, Head: head}
+	}
+	require.Equal(t, []bool{true, true, true, false, false}, verify(at(0, 1, 0), at(0, 1, 1), at(0, 1, 2), at(0, 1, 3), at(0, 1, 1<<40)))
+	require.Equal(t, []bool{false, true, true, false}, verify(at(0, 1, 3), at(1, 1, 3), at(2, 1, 0), at(2, 1, 1)), "each log by itself")
+	require.Equal(t, []bool{false}, verify(at(0, 2, 1)), "a head makes no owner")
+	o.must(commit(streamIn(0, n, 0), 2, "z"))
+	require.Equal(t, []bool{true}, verify(at(0, 1, 3)))
+	o.claim(0)
+	require.Equal(t, []bool{false, true, false}, verify(at(0, 1, 3), at(0, 2, 3), at(0, 2, 4)))
 }
 
 func testUnknownPartitionIsRefused(t *testing.T, h Harness) {
@@ -191,6 +215,14 @@ func testUnknownPartitionIsRefused(t *testing.T, h Harness) {
 		var lost *persistence.ClaimLostError
 		require.False(t, errors.As(err, &lost), "partition %d was not lost, it does not exist", p)
 		require.Error(t, s.Release(t.Context(), p, 0, o.node, ""))
+		_, err = s.Verify(t.Context(), o.node, []persistence.Fence{{Partition: 0, Epoch: 1}, {Partition: p}})
+		require.Error(t, err)
+		_, err = s.Tail(t.Context(), []persistence.Cursor{{Partition: 0}, {Partition: p}}, 10)
+		require.Error(t, err)
+		_, err = s.DueTimers(t.Context(), []persistence.Partition{0, p}, noon, 10)
+		require.Error(t, err)
+		require.Error(t, s.SaveCheckpoints(t.Context(), "p", []persistence.Cursor{{Partition: 0, After: 1}, {Partition: p, After: 1}}))
+		requireCheckpoints(t, s, "p")
 	}
 	v, err := s.View(t.Context())
 	require.NoError(t, err)

@@ -14,6 +14,8 @@ import (
 var nodeCases = []testCase{
 	{"TestFreshTablesAreEmpty", testFreshTablesAreEmpty},
 	{"TestJoinedNodeIsInTheView", testJoinedNodeIsInTheView},
+	{"TestNodeThatIsNoneIsRefused", testNodeThatIsNone},
+	{"TestViewIsInOrder", testViewIsInOrder},
 	{"TestForeignClusterIsRefused", testForeignClusterIsRefused},
 	{"TestAnotherLeaseIsRefusedWhileAMemberLives", testAnotherLeaseIsRefused},
 	{"TestConcurrentJoinsAgreeOnTheLease", testConcurrentJoinsAgreeOnTheLease},
@@ -60,12 +62,15 @@ func testJoinedNodeIsInTheView(t *testing.T, h Harness) {
 		ID: "node-é/1", Cluster: cluster, Address: "127.0.0.1:4000", Types: []string{"account", "order \"book\"", "a,b"},
 		State: persistence.Joining, Host: "host-1", Lock: "/run/node 1.lock",
 		Lease: 1500*time.Millisecond + 7*time.Microsecond,
+		// What it says of renewals does not count.
+		Renewals: 7,
 	}
 	bare := persistence.Node{ID: "node-2", Cluster: cluster, State: persistence.Active, Lease: full.Lease}
 	require.NoError(t, s.Join(t.Context(), full))
 	require.NoError(t, h.Again(t, s).Join(t.Context(), bare))
+	full.Renewals = 0
 	require.Equal(t, full, member(t, s, full.ID))
-	renewed, err := s.Renew(t.Context(), full.ID, persistence.Active)
+	renewed, err := s.Renew(t.Context(), persistence.Renewal{Node: full.ID, State: persistence.Active})
 	require.NoError(t, err)
 	for _, n := range renewed.Nodes {
 		require.Equal(t, full.Lease, n.Lease, n.ID)
@@ -74,6 +79,42 @@ func testJoinedNodeIsInTheView(t *testing.T, h Harness) {
 	require.Empty(t, got.Types)
 	got.Types = nil
 	require.Equal(t, bare, got)
+}
+
+func testNodeThatIsNone(t *testing.T, h Harness) {
+	s := h.Open(t, 1)
+	for _, node := range []persistence.Node{
+		{State: persistence.Active}, {ID: "a"}, {ID: "a", State: persistence.Dead}, {ID: "a", State: "Active"},
+	} {
+		node.Cluster = "none"
+		err := s.Join(t.Context(), node)
+		require.Error(t, err)
+		require.NotErrorIs(t, err, persistence.ErrNotMember, "the id is not used up")
+	}
+	join(t, s, "a") // nor is the cluster's name
+	for _, state := range []persistence.NodeState{"", "Active", persistence.Dead} {
+		_, err := s.Renew(t.Context(), persistence.Renewal{Node: "a", State: state})
+		require.Error(t, err)
+		require.NotErrorIs(t, err, persistence.ErrNotMember)
+		require.Equal(t, persistence.Node{ID: "a", Cluster: cluster, State: persistence.Active}, member(t, s, "a"))
+	}
+	for _, id := range []persistence.NodeID{"", "unknown"} {
+		require.ErrorIs(t, s.Leave(t.Context(), id), persistence.ErrNotMember)
+	}
+}
+
+func testViewIsInOrder(t *testing.T, h Harness) {
+	s := h.Open(t, 1)
+	for _, id := range []persistence.NodeID{"b", "é", "B", "a", "a1"} {
+		join(t, s, id)
+	}
+	renewed, err := s.Renew(t.Context(), persistence.Renewal{Node: "b", State: persistence.Active})
+	require.NoError(t, err)
+	view, err := h.Again(t, s).View(t.Context())
+	require.NoError(t, err)
+	for _, v := range []persistence.View{renewed, view} {
+		require.Equal(t, []persistence.NodeID{"B", "a", "a1", "b", "é"}, memberIDs(v))
+	}
 }
 
 func testForeignClusterIsRefused(t *testing.T, h Harness) {
@@ -119,7 +160,7 @@ func testAnotherLeaseIsRefused(t *testing.T, h Harness) {
 	require.NoError(t, s.Leave(t.Context(), "a"))
 	refused("c", time.Second, 3*time.Second)
 	for _, state := range []persistence.NodeState{persistence.Active, persistence.Draining} {
-		_, err := s.Renew(t.Context(), "b", state)
+		_, err := s.Renew(t.Context(), persistence.Renewal{Node: "b", State: state})
 		require.NoError(t, err)
 		refused("c", time.Second, 3*time.Second)
 	}
@@ -185,7 +226,7 @@ func testRenewCountsAndRecordsState(t *testing.T, h Harness) {
 	join(t, s, "owner-2")
 	before := ownership(t, s, 0)
 	for i, state := range []persistence.NodeState{persistence.Active, persistence.Joining, persistence.Draining, persistence.Active} {
-		v, err := s.Renew(t.Context(), o.node, state)
+		v, err := s.Renew(t.Context(), persistence.Renewal{Node: o.node, State: state})
 		require.NoError(t, err)
 		require.ElementsMatch(t, []persistence.NodeID{o.node, "owner-2"}, memberIDs(v))
 		require.Len(t, v.Partitions, 2)
@@ -201,10 +242,10 @@ func testRenewCountsAndRecordsState(t *testing.T, h Harness) {
 	}
 	require.Zero(t, member(t, s, "owner-2").Renewals)
 
-	_, err := s.Renew(t.Context(), "unknown", persistence.Active)
+	_, err := s.Renew(t.Context(), persistence.Renewal{Node: "unknown", State: persistence.Active})
 	require.ErrorIs(t, err, persistence.ErrNotMember)
 	require.NoError(t, s.Leave(t.Context(), o.node))
-	_, err = s.Renew(t.Context(), o.node, persistence.Active)
+	_, err = s.Renew(t.Context(), persistence.Renewal{Node: o.node, State: persistence.Active})
 	require.ErrorIs(t, err, persistence.ErrNotMember)
 }
 
@@ -218,16 +259,16 @@ func testEvictComparesRenewals(t *testing.T, h Harness) {
 		require.NoError(t, err)
 		return done
 	}
-	_, err := s.Renew(t.Context(), "victim", persistence.Active)
+	_, err := s.Renew(t.Context(), persistence.Renewal{Node: "victim", State: persistence.Active})
 	require.NoError(t, err)
 	require.False(t, evict("victim", 0), "it has renewed since")
 	require.False(t, evict("victim", 2))
 	require.False(t, evict("unknown", 0))
-	_, err = s.Renew(t.Context(), "victim", persistence.Active)
+	_, err = s.Renew(t.Context(), persistence.Renewal{Node: "victim", State: persistence.Active})
 	require.NoError(t, err)
 	require.True(t, evict("victim", 2))
 	require.False(t, evict("victim", 2), "it is dead already")
-	_, err = s.Renew(t.Context(), "victim", persistence.Active)
+	_, err = s.Renew(t.Context(), persistence.Renewal{Node: "victim", State: persistence.Active})
 	require.ErrorIs(t, err, persistence.ErrNotMember)
 	v, err := s.View(t.Context())
 	require.NoError(t, err)
@@ -250,7 +291,10 @@ func testConcurrentEvictionsHaveOneWinner(t *testing.T, h Harness) {
 		for i := range evictors {
 			group.Go(func() { <-start; done[i], errs[i] = stores[i%2].Evict(t.Context(), victim.node, 0) })
 		}
-		group.Go(func() { <-start; _, renewErr = stores[round%2].Renew(t.Context(), victim.node, persistence.Active) })
+		group.Go(func() {
+			<-start
+			_, renewErr = stores[round%2].Renew(t.Context(), persistence.Renewal{Node: victim.node, State: persistence.Active})
+		})
 		close(start)
 		group.Wait()
 		evicted := 0

@@ -21,12 +21,20 @@ type Harness struct {
 	// closed (a restart), from the test's own goroutine, and has the handle
 	// closed by t.Cleanup.
 	Again func(t *testing.T, s persistence.Store) persistence.Store
+
+	// Copy copies the data of s, which is open, to another place as an operator
+	// would, opens the copy, and has it closed by t.Cleanup. It is nil for a store
+	// whose data cannot be copied; then nothing is asked of copies.
+	Copy func(t *testing.T, s persistence.Store) persistence.Store
 }
 
 // Run holds the store of h to the whole contract.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	for _, group := range groups {
+		if group.copies && h.Copy == nil {
+			continue
+		}
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.cases {
 				t.Run(c.name, func(t *testing.T) { c.run(t, h) })
@@ -43,19 +51,22 @@ type testCase struct {
 
 // groups is the suite, a file each.
 var groups = []struct {
-	name  string
-	cases []testCase
+	name   string
+	cases  []testCase
+	copies bool // whether they need Harness.Copy
 }{
-	{"Append", appendCases},
-	{"Values", valueCases},
-	{"Fence", fenceCases},
-	{"Read", readCases},
-	{"Tail", tailCases},
-	{"Claims", claimCases},
-	{"Timers", timerCases},
-	{"Snapshots", snapshotCases},
-	{"Nodes", nodeCases},
-	{"Leases", leaseCases},
-	{"Cancel", cancelCases},
-	{"Reopen", reopenCases},
+	{name: "Append", cases: appendCases},
+	{name: "Values", cases: valueCases},
+	{name: "Fence", cases: fenceCases},
+	{name: "Read", cases: readCases},
+	{name: "Tail", cases: tailCases},
+	{name: "Claims", cases: claimCases},
+	{name: "Timers", cases: timerCases},
+	{name: "Snapshots", cases: snapshotCases},
+	{name: "Nodes", cases: nodeCases},
+	{name: "View", cases: viewCases},
+	{name: "Leases", cases: leaseCases},
+	{name: "Cancel", cases: cancelCases},
+	{name: "Reopen", cases: reopenCases},
+	{name: "Copy", cases: copyCases, copies: true},
 }

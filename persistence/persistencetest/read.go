@@ -2,7 +2,9 @@ package persistencetest
 
 import (
 	"fmt"
+	"math"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -12,6 +14,8 @@ import (
 var readCases = []testCase{
 	{"TestReadPagesThroughAStream", testReadPagesThroughAStream},
 	{"TestUnknownStreamIsEmpty", testUnknownStreamIsEmpty},
+	{"TestNameThatNoStreamHasIsEmpty", testNameThatNoStreamHas},
+	{"TestLimitsOfAnySize", testLimitsOfAnySize},
 	{"TestReadManyKeepsTheOrderOfItsArgument", testReadManyKeepsTheOrderOfItsArgument},
 	{"TestReadManyStartsAtTheSnapshot", testReadManyStartsAtTheSnapshot},
 	{"TestFindCommandKnowsWhatACommandLeft", testFindCommand},
@@ -53,6 +57,63 @@ func testUnknownStreamIsEmpty(t *testing.T, h Harness) {
 		require.Nil(t, histories[0].Snapshot)
 		require.Empty(t, histories[0].Events)
 		require.False(t, histories[0].More)
+	}
+}
+
+// testNameThatNoStreamHas asks for names that would be stored like that of a
+// stream that is there.
+func testNameThatNoStreamHas(t *testing.T, h Harness) {
+	s, o := openOwned(t, h, 1)
+	x := persistence.Stream{Type: "account", ID: "a/b"}
+	c := commit(x, 0, "x")
+	o.must(c)
+	snapshot := persistence.Snapshot{Stream: x, Version: 1, At: noon, Payload: []byte("x")}
+	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshot}))
+	for _, alias := range []persistence.Stream{{Type: "account/a", ID: "b"}, {Type: "account"}, {ID: "account/a/b"}, {}} {
+		events, err := s.Read(t.Context(), alias, 0, 10)
+		require.NoError(t, err)
+		require.Empty(t, events, alias)
+		histories, err := s.ReadMany(t.Context(), []persistence.Stream{alias, x}, 10)
+		require.NoError(t, err)
+		require.Len(t, histories, 2)
+		require.Equal(t, persistence.History{}, histories[0], alias)
+		requireSnapshot(t, snapshot, histories[1].Snapshot)
+		_, found, err := s.FindCommand(t.Context(), alias, c.Command)
+		require.NoError(t, err)
+		require.False(t, found, alias)
+
+		newer := persistence.Snapshot{Stream: x, Version: 2, At: noon, Payload: []byte("kept with one that is not")}
+		wrong := persistence.Snapshot{Stream: alias, Version: 3, At: noon, Payload: []byte("wrong")}
+		require.Error(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{newer, wrong}), alias)
+		require.NoError(t, s.DeleteSnapshots(t.Context(), []persistence.Stream{alias}))
+		requireSnapshot(t, snapshot, snapshotOf(t, s, x))
+	}
+}
+
+func testLimitsOfAnySize(t *testing.T, h Harness) {
+	s, o := openOwned(t, h, 1)
+	x := streamIn(0, 1, 0)
+	c := setting(x, 0, noon, noon.Add(time.Second))
+	c.Events = append(c.Events, c.Events[0], c.Events[0])
+	o.must(c)
+	for limit, want := range map[int]int{math.MinInt: 0, -1: 0, 0: 0, 1: 1, math.MaxInt32: 2, math.MaxInt: 2} {
+		for _, after := range []int64{-7, 1} { // before the first event is at its start
+			want := want
+			if after < 0 && want == 2 {
+				want = 3
+			}
+			events, err := s.Read(t.Context(), x, persistence.Version(after), limit)
+			require.NoError(t, err)
+			require.Len(t, events, want, "limit %d after %d", limit, after)
+			events, err = s.Tail(t.Context(), []persistence.Cursor{{After: persistence.Offset(after)}}, limit)
+			require.NoError(t, err)
+			require.Len(t, events, want, "limit %d after %d", limit, after)
+		}
+		histories, err := s.ReadMany(t.Context(), []persistence.Stream{x}, limit)
+		require.NoError(t, err)
+		require.Len(t, histories[0].Events, min(max(limit, 0), 3))
+		require.Equal(t, limit < 3, histories[0].More, "limit %d", limit)
+		require.Len(t, dueTimers(t, s, noon.Add(time.Hour), limit), want, "limit %d", limit)
 	}
 }
 

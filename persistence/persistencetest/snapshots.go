@@ -64,6 +64,12 @@ func testNewestSnapshotWins(t *testing.T, h Harness) {
 	requireSnapshot(t, ofY, snapshotOf(t, s, y))
 	save()
 	requireSnapshot(t, fifth, snapshotOf(t, h.Again(t, s), x))
+
+	// Several of one stream at once, in any order.
+	o.must(commit(x, 5, "6", "7"))
+	seventh := persistence.Snapshot{Stream: x, Version: 7, At: noon, Payload: []byte("seven")}
+	save(persistence.Snapshot{Stream: x, Version: 6, At: noon}, seventh, persistence.Snapshot{Stream: x, Version: 4, At: noon})
+	requireSnapshot(t, seventh, snapshotOf(t, s, x))
 }
 
 func testConcurrentSnapshotsKeepTheNewest(t *testing.T, h Harness) {
@@ -138,6 +144,9 @@ func testCheckpointsNeverMoveBackwards(t *testing.T, h Harness) {
 	save(want...)
 	save()
 	requireCheckpoints(t, h.Again(t, s), "books", want...)
+	save(cursor{Partition: 1, After: 2}, cursor{Partition: 1, After: 4}, cursor{Partition: 1, After: 3})
+	want[1].After = 4
+	requireCheckpoints(t, s, "books", want...)
 }
 
 func testProjectionsAreApart(t *testing.T, h Harness) {

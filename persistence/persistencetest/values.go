@@ -60,7 +60,10 @@ func testCallerOwnsWhatItReads(t *testing.T, h Harness) {
 	x := streamIn(0, 1, 0)
 	c := commit(x, 0, "payload", "second")
 	c.Metadata = []byte("metadata")
+	c.Timers = []persistence.Timer{{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x, Payload: []byte("timer")}}
 	o.must(c)
+	node := persistence.Node{ID: "another", Cluster: cluster, State: persistence.Active, Types: []string{"account"}}
+	require.NoError(t, s.Join(t.Context(), node))
 	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{{Stream: x, Version: 1, At: noon, Payload: []byte("snapshot")}}))
 
 	scribble := func(events []persistence.Event) {
@@ -84,6 +87,19 @@ func testCallerOwnsWhatItReads(t *testing.T, h Harness) {
 		require.NoError(t, err)
 		require.Equal(t, "snapshot", string(histories[0].Snapshot.Payload))
 		copy(histories[0].Snapshot.Payload, "########")
+		requireEvents(t, eventsOf(c)[1:], histories[0].Events)
+		scribble(histories[0].Events)
+		timers := dueTimers(t, s, noon, 10)
+		requireSameTimers(t, c.Timers, timers)
+		copy(timers[0].Payload, "########")
+		view, err := s.View(t.Context())
+		require.NoError(t, err)
+		for i := range view.Nodes {
+			if view.Nodes[i].ID == node.ID {
+				require.Equal(t, node, view.Nodes[i])
+				view.Nodes[i].Types[0] = "########"
+			}
+		}
 	}
 }
 

@@ -116,7 +116,7 @@ func (a *attempt) begin(batch *persistence.Batch) {
 		c.Offset, c.Err = 0, nil
 		p := a.partOf(c)
 		if p == nil {
-			c.Err = fmt.Errorf("append %s: the batch has no fence for partition %d", c.Stream, c.Partition)
+			c.Err = c.Validate(nil, 0)
 		} else if len(c.Claims)+len(c.Releases) > 0 {
 			p.claims = true
 		}
@@ -133,18 +133,11 @@ func (a *attempt) partOf(c *persistence.Commit) *part {
 // fit returns the commit's size, or why it cannot be written at all. What the
 // server would refuse must be found here, where it fails but the one commit.
 func (l *lane) fit(c *persistence.Commit, p *part) (size int, err error) {
-	if home := persistence.PartitionOf(c.Stream, l.store.meta.Partitions); home != c.Partition {
-		return 0, fmt.Errorf("append %s: it lives in partition %d, not %d", c.Stream, home, c.Partition)
-	}
-	if c.Epoch != p.fence.Epoch {
-		return 0, fmt.Errorf("append %s: epoch %d, but its partition's fence says %d", c.Stream, c.Epoch, p.fence.Epoch)
-	}
-	if len(c.Stream.ID) > persistence.MaxIDBytes || len(c.Stream.Type) > persistence.MaxTypeBytes {
-		return 0, fmt.Errorf("append to a stream whose name has %d bytes: %w",
-			len(c.Stream.Type)+1+len(c.Stream.ID), persistence.ErrTooLarge)
+	if err := c.Validate(&p.fence, l.store.meta.Partitions); err != nil {
+		return 0, err
 	}
 	if !isName(c.Stream) {
-		return 0, fmt.Errorf("append %q: the name is not valid", c.Stream.String())
+		return 0, fmt.Errorf("append %q: the name is not valid text", c.Stream.String())
 	}
 	if y := c.At.Year(); y < 1 || y > 9999 {
 		return 0, fmt.Errorf("append %s: year %d", c.Stream, y)
@@ -152,9 +145,6 @@ func (l *lane) fit(c *persistence.Commit, p *part) (size int, err error) {
 	size = len(c.Metadata) * len(c.Events)
 	for i := range c.Events {
 		e := &c.Events[i]
-		if len(e.Type) > persistence.MaxTypeBytes {
-			return 0, fmt.Errorf("append %s: event type of %d bytes: %w", c.Stream, len(e.Type), persistence.ErrTooLarge)
-		}
 		if !isText(e.Type) {
 			return 0, fmt.Errorf("append %s: event type %q is not valid text", c.Stream, e.Type)
 		}
@@ -171,38 +161,24 @@ func (l *lane) fit(c *persistence.Commit, p *part) (size int, err error) {
 		}
 	}
 	for i := range c.Timers {
-		n, err := fitTimer(c, &c.Timers[i])
-		if err != nil {
-			return 0, err
+		t := &c.Timers[i]
+		if !isName(t.Stream) {
+			return 0, fmt.Errorf("append %s: timer for %q: the name is not valid text", c.Stream, t.Stream.String())
 		}
-		size += n
+		if y := t.Due.Year(); y < 1 || y > 9999 {
+			return 0, fmt.Errorf("append %s: timer due in year %d", c.Stream, y)
+		}
+		size += len(t.Payload) + 100
 	}
 	for i := range c.Cancels {
-		if err := fitTimerKey(c, &c.Cancels[i]); err != nil {
-			return 0, err
+		if y := c.Cancels[i].Due.Year(); y < 1 || y > 9999 {
+			return 0, fmt.Errorf("append %s: cancels a timer due in year %d", c.Stream, y)
 		}
 	}
 	if size > maxCommitBytes {
 		return 0, fmt.Errorf("append %s: commit of %d bytes: %w", c.Stream, size, persistence.ErrTooLarge)
 	}
 	return size, nil
-}
-
-func fitTimer(c *persistence.Commit, t *persistence.Timer) (size int, err error) {
-	if !isName(t.Stream) {
-		return 0, fmt.Errorf("append %s: timer for %q, whose name is not valid", c.Stream, t.Stream.String())
-	}
-	return len(t.Payload) + 100, fitTimerKey(c, &t.TimerKey)
-}
-
-func fitTimerKey(c *persistence.Commit, k *persistence.TimerKey) error {
-	if k.Partition != c.Partition {
-		return fmt.Errorf("append %s: names a timer in partition %d", c.Stream, k.Partition)
-	}
-	if y := k.Due.Year(); y < 1 || y > 9999 {
-		return fmt.Errorf("append %s: timer due in year %d", c.Stream, y)
-	}
-	return nil
 }
 
 // isText reports whether PostgreSQL can hold s as text.
@@ -212,5 +188,5 @@ func isText(s string) bool {
 
 // isName reports whether a stream's name can be stored and read back.
 func isName(s persistence.Stream) bool {
-	return s.Type != "" && s.ID != "" && strings.IndexByte(s.Type, '/') < 0 && isText(s.Type) && isText(s.ID)
+	return s.Validate() == nil && isText(s.Type) && isText(s.ID)
 }

@@ -13,7 +13,7 @@ import (
 const (
 	takeSQL  = `select outcome, coalesce(epoch, 0), coalesce(owner, ''), coalesce(released, false), coalesce(head, 0) from es_take($1, $2, $3)`
 	giveSQL  = `select outcome, coalesce(epoch, 0), coalesce(owner, '') from es_give($1, $2, $3, $4)`
-	leaveSQL = `select es_leave($1)`
+	leaveSQL = `select exists (select from es_node n where n.node = $1) from es_leave($1)`
 
 	// A writer that holds a partition's lock while it waits for its own client
 	// is frozen, or as good as: after patience it is terminated. One that is at
@@ -48,7 +48,7 @@ func (s *Store) Claim(ctx context.Context, partition persistence.Partition, seen
 		err = s.refusal(outcome, partition, seen, epoch, tenure.Previous)
 	}
 	if err != nil {
-		return persistence.Tenure{}, fmt.Errorf("claim partition %d: %w", partition, err)
+		return persistence.Tenure{}, fmt.Errorf("claim partition %d for %s: %w", partition, node, err)
 	}
 	tenure.Epoch = epoch
 	return tenure, nil
@@ -66,29 +66,34 @@ func (s *Store) Release(ctx context.Context, partition persistence.Partition, ep
 		err = s.refusal(outcome, partition, epoch, current, owner)
 	}
 	if err != nil {
-		return fmt.Errorf("release partition %d: %w", partition, err)
+		return fmt.Errorf("release partition %d of %s: %w", partition, node, err)
 	}
 	return nil
 }
 
 func (s *Store) refusal(outcome string, partition persistence.Partition, seen, current persistence.Epoch, owner persistence.NodeID) error {
-	switch {
-	case partition < 0 || int(partition) >= s.meta.Partitions:
-		return fmt.Errorf("the store has %d partitions", s.meta.Partitions)
-	case outcome == "lost":
+	if err := s.within(partition); err != nil {
+		return err // it has no row: the outcome says nothing
+	}
+	switch outcome {
+	case "lost":
 		return &persistence.ClaimLostError{Partition: partition, Seen: seen, Current: current, Owner: owner}
-	case outcome == "stranger":
+	case "stranger":
 		return persistence.ErrNotMember
 	}
 	return nil
 }
 
-// Leave marks the node dead and releases what it owns.
+// Leave marks the node dead and releases what it owns, even if it was evicted
+// before.
 func (s *Store) Leave(ctx context.Context, node persistence.NodeID) error {
+	var joined bool
 	err := s.wait(ctx, repeatable, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, leaveSQL, string(node))
-		return err
+		return conn.QueryRow(ctx, leaveSQL, string(node)).Scan(&joined)
 	})
+	if err == nil && !joined {
+		err = persistence.ErrNotMember
+	}
 	if err != nil {
 		return fmt.Errorf("leave %s: %w", node, err)
 	}

@@ -49,8 +49,8 @@ type Config struct {
 	Lanes int
 
 	// ReadConns bounds the connections for reads, snapshots and checkpoints.
-	// Default 4. Membership uses up to 6 more. All but the lanes are made when
-	// needed.
+	// Default 4. Membership uses up to 6 more. They are made when needed, and all
+	// of them when a node joins.
 	ReadConns int
 
 	// Schema is the PostgreSQL schema of the tables, created when absent, so

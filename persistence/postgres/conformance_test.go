@@ -33,5 +33,12 @@ func TestConformance(t *testing.T) {
 			require.True(t, ok)
 			return open(t, dsn.(string), 0)
 		},
+		Copy: func(t *testing.T, s persistence.Store) persistence.Store {
+			dsn, ok := dsns.Load(s)
+			require.True(t, ok)
+			elsewhere := postgrestest.DSN(t)
+			postgrestest.Restore(t, elsewhere, postgrestest.Dump(t, dsn.(string)))
+			return open(t, elsewhere, 0)
+		},
 	})
 }

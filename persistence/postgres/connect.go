@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"strings"
@@ -117,6 +118,7 @@ func (s *Store) connect(ctx context.Context, base *pgx.ConnConfig, config *Confi
 		pc.MinConns = 0
 		pc.MaxConns = int32(min(p.conns, maxConns)) //nolint:gosec // bounded
 		pc.MaxConnLifetime = 0
+		pc.MaxConnIdleTime = math.MaxInt64 // partitions move seldom, and then at once; see rouse
 		if *p.pool, err = pgxpool.NewWithConfig(ctx, pc); err != nil {
 			return &persistence.SetupError{Store: storeName, Reason: "make a connection pool", Err: err}
 		}
@@ -158,7 +160,7 @@ func unfit(err error, base *pgx.ConnConfig, schema string) error {
 				break
 			}
 			reason = fmt.Sprintf("the user lacks a permission (to make the schema: grant create on database %s to %s; "+
-				"for one that is there: alter schema %s owner to %s)", database, user, pgx.Identifier{schema}.Sanitize(), user)
+				"one that is there must be his, with all that is in it: %s)", database, user, giveAway(schema, user))
 		case "53300":
 			reason = "the server has no connection left"
 		case "57P03":
@@ -168,6 +170,16 @@ func unfit(err error, base *pgx.ConnConfig, schema string) error {
 		}
 	}
 	return &persistence.SetupError{Store: storeName, Reason: reason, Err: concise(err)}
+}
+
+// giveAway is the statement that makes a schema, and all that is in it, a user's.
+func giveAway(schema, user string) string {
+	schema = pgx.Identifier{schema}.Sanitize()
+	within := "'" + strings.ReplaceAll(schema, "'", "''") + "'::regnamespace"
+	return "do $$ declare thing text; begin alter schema " + schema + " owner to " + user + "; for thing in " +
+		"select 'table ' || oid::regclass from pg_class where relnamespace = " + within + " and relkind = 'r' " +
+		"union all select 'routine ' || oid::regprocedure from pg_proc where pronamespace = " + within + " " +
+		"loop execute 'alter ' || thing || ' owner to " + strings.ReplaceAll(user, "'", "''") + "'; end loop; end $$"
 }
 
 // conciseError is another error that says less.
@@ -194,7 +206,7 @@ func concise(err error) error {
 	var attempts, refused []string
 	for _, attempt := range strings.Split(connecting.Unwrap().Error(), "\n") {
 		switch {
-		case slices.Contains(attempts, attempt):
+		case slices.ContainsFunc(attempts, func(before string) bool { return strings.HasSuffix(before, attempt) }):
 		case strings.HasSuffix(attempt, "server refused TLS connection"):
 			refused = append(refused, attempt)
 		default:

@@ -130,7 +130,7 @@ func (l *lane) ready(ctx context.Context) error {
 	l.disconnect()
 	conn, err := pgx.ConnectConfig(ctx, l.config)
 	if err != nil {
-		return err
+		return concise(err)
 	}
 	l.conn = conn
 	if err := l.prepare(ctx); err != nil {

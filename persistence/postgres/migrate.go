@@ -154,8 +154,15 @@ func migrate(ctx context.Context, tx pgx.Tx, config *Config) (meta persistence.M
 // is new.
 func readMeta(ctx context.Context, tx pgx.Tx, config *Config, schema int) (meta persistence.Meta, err error) {
 	var id [16]byte
-	err = tx.QueryRow(ctx, `select store_id, partitions from es_meta`).Scan(&id, &meta.Partitions)
-	if errors.Is(err, pgx.ErrNoRows) {
+	var noted *string
+	var place string
+	err = tx.QueryRow(ctx, `select m.store_id, m.partitions, m.place, `+placeSQL+` from es_meta m`).
+		Scan(&id, &meta.Partitions, &noted, &place)
+	switch {
+	case err == nil && (noted == nil || *noted != place):
+		meta.Copied = noted != nil
+		err = settle(ctx, tx, meta.Copied)
+	case errors.Is(err, pgx.ErrNoRows):
 		meta.Partitions = config.Partitions
 		if meta.Partitions == 0 {
 			meta.Partitions = DefaultPartitions
@@ -165,6 +172,9 @@ func readMeta(ctx context.Context, tx pgx.Tx, config *Config, schema int) (meta 
 		}
 		if _, err = tx.Exec(ctx, `insert into es_meta (store_id, partitions) values ($1, $2)`, id, meta.Partitions); err == nil {
 			_, err = tx.Exec(ctx, `insert into es_partition (part) select generate_series(0, $1 - 1)`, meta.Partitions)
+		}
+		if err == nil {
+			err = settle(ctx, tx, false)
 		}
 	}
 	if err != nil {
@@ -176,6 +186,18 @@ func readMeta(ctx context.Context, tx pgx.Tx, config *Config, schema int) (meta 
 	meta.StoreID = hex.EncodeToString(id[:])
 	meta.Schema = schema
 	return meta, nil
+}
+
+// settle notes where the store is. The nodes of a copied one live elsewhere, if
+// at all.
+func settle(ctx context.Context, tx pgx.Tx, copied bool) error {
+	if copied {
+		if _, err := tx.Exec(ctx, `update es_node set state = 'dead' where state <> 'dead'`); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `update es_meta m set place = `+placeSQL)
+	return err
 }
 
 // opening says of an error that it ended Open, and of which store.

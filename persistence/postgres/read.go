@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/ingrain-go/ingrain/persistence"
@@ -19,7 +20,7 @@ const (
 		from unnest($1::text[], $2::bigint[]) with ordinality i(stream, version, n)
 		cross join lateral (select * from es_event
 			where stream = i.stream and version > i.version order by version limit $3) e`
-	tailSQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd, e.meta, e.payload, e.stream
+	tailSQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd, e.meta, e.payload, e.stream, i.n
 		from unnest($1::int[], $2::bigint[]) with ordinality i(part, pos, n)
 		cross join lateral (select * from es_event
 			where part = i.part and pos > i.pos order by pos limit $3) e`
@@ -39,8 +40,12 @@ func (s *Store) Read(ctx context.Context, stream persistence.Stream, after persi
 	}
 	var events []persistence.Event
 	var d decoder
-	err := s.each(ctx, readSQL, []any{stream.String(), int64(after), limit}, func(row [][]byte) {
-		events = append(events, d.event(row, stream))
+	next := max(after, 0) + 1
+	err := s.each(ctx, readSQL, []any{stream.String(), int64(after), limit}, func(row [][]byte) error {
+		event, err := d.version(row, stream, next)
+		next++
+		events = append(events, event)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", stream, err)
@@ -58,7 +63,7 @@ func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limi
 	if len(streams) == 0 {
 		return nil, nil
 	}
-	histories, err := s.readMany(ctx, streams, max(limit, 0))
+	histories, err := s.readMany(ctx, streams, min(max(limit, 0), math.MaxInt32))
 	if err != nil {
 		return nil, fmt.Errorf("read %d streams: %w", len(streams), err)
 	}
@@ -74,7 +79,7 @@ func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limi
 		}
 	}
 	var d decoder
-	err := s.each(ctx, snapshotsSQL, []any{names}, func(row [][]byte) {
+	err := s.each(ctx, snapshotsSQL, []any{names}, func(row [][]byte) error {
 		i := int(d.int8(row[0])) - 1
 		snapshot := &persistence.Snapshot{
 			Stream:  streams[i],
@@ -85,18 +90,22 @@ func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limi
 		}
 		histories[i].Snapshot = snapshot
 		after[i] = int64(snapshot.Version)
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	// One more than asked for tells whether there is more.
-	err = s.each(ctx, readManySQL, []any{names, after, int64(limit) + 1}, func(row [][]byte) {
+	err = s.each(ctx, readManySQL, []any{names, after, int64(limit) + 1}, func(row [][]byte) error {
 		i := int(d.int8(row[9])) - 1
-		if h := &histories[i]; len(h.Events) == limit {
+		h := &histories[i]
+		if len(h.Events) == limit {
 			h.More = true
-		} else {
-			h.Events = append(h.Events, d.event(row, streams[i]))
+			return nil
 		}
+		event, err := d.version(row, streams[i], persistence.Version(after[i])+persistence.Version(len(h.Events))+1)
+		h.Events = append(h.Events, event)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -104,10 +113,11 @@ func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limi
 	return histories, nil
 }
 
-// each calls f with every row of a query. The row is only valid during the call.
-func (s *Store) each(ctx context.Context, sql string, args []any, f func(row [][]byte)) error {
+// each calls f with every row of a query, until it returns an error. The row is
+// only valid during the call.
+func (s *Store) each(ctx context.Context, sql string, args []any, f func(row [][]byte) error) error {
 	begun := false
-	var cut error // the error of a result that was cut off, so that it is not tried again
+	var cut error // what ended a result that had begun, so that it is not tried again
 	err := try(ctx, s.reads, repeatable, func() error {
 		rows, err := s.reads.Query(ctx, sql, args...)
 		if err != nil {
@@ -116,7 +126,9 @@ func (s *Store) each(ctx context.Context, sql string, args []any, f func(row [][
 		defer rows.Close()
 		for rows.Next() {
 			begun = true
-			f(rows.RawValues())
+			if cut = f(rows.RawValues()); cut != nil {
+				return nil
+			}
 		}
 		if begun {
 			cut = rows.Err()
@@ -127,9 +139,8 @@ func (s *Store) each(ctx context.Context, sql string, args []any, f func(row [][
 	return errors.Join(err, cut)
 }
 
-// Tail returns events behind the cursors. That they come without gaps and
-// never late is the appends' doing: offsets are assigned and committed under
-// the partition's lock. // I9
+// Tail returns events behind the cursors. That none comes late is the appends'
+// doing: offsets are assigned and committed under the partition's lock. // I9
 func (s *Store) Tail(ctx context.Context, cursors []persistence.Cursor, limit int) ([]persistence.Event, error) {
 	if err := s.gate.enter(ctx); err != nil {
 		return nil, err
@@ -139,23 +150,28 @@ func (s *Store) Tail(ctx context.Context, cursors []persistence.Cursor, limit in
 		return nil, nil
 	}
 	parts, after := make([]int32, len(cursors)), make([]int64, len(cursors))
+	next := make([]persistence.Offset, len(cursors))
 	for i, c := range cursors {
-		parts[i], after[i] = int32(c.Partition), int64(c.After)
+		if err := s.within(c.Partition); err != nil {
+			return nil, fmt.Errorf("tail: %w", err)
+		}
+		parts[i], after[i], next[i] = int32(c.Partition), int64(c.After), max(c.After, 0)+1
 	}
 	var d decoder
 	var events []persistence.Event
-	var bad error
-	err := s.each(ctx, tailSQL, []any{parts, after, limit}, func(row [][]byte) {
+	err := s.each(ctx, tailSQL, []any{parts, after, limit}, func(row [][]byte) error {
 		stream, err := persistence.ParseStream(string(row[9]))
 		if err != nil {
-			bad = err
-			return
+			return err
 		}
-		events = append(events, d.event(row, stream))
+		event, i := d.event(row, stream), d.int8(row[10])-1
+		if event.Offset != next[i] {
+			return fmt.Errorf("partition %d: offset %d follows %d: the log is damaged", event.Partition, event.Offset, next[i]-1)
+		}
+		next[i]++
+		events = append(events, event)
+		return nil
 	})
-	if err == nil {
-		err = bad
-	}
 	if err != nil {
 		return nil, fmt.Errorf("tail %d partitions: %w", len(cursors), err)
 	}
@@ -175,7 +191,7 @@ func (s *Store) FindCommand(ctx context.Context, stream persistence.Stream, id p
 	}
 	var d decoder
 	found := false
-	err := s.each(ctx, findCommandSQL, []any{stream.String(), [16]byte(id)}, func(row [][]byte) {
+	err := s.each(ctx, findCommandSQL, []any{stream.String(), [16]byte(id)}, func(row [][]byte) error {
 		if found = row[0] != nil; found {
 			record = persistence.CommandRecord{
 				First:     persistence.Version(d.int8(row[0])),
@@ -185,6 +201,7 @@ func (s *Store) FindCommand(ctx context.Context, stream persistence.Stream, id p
 				At:        d.timestamp(row[4]),
 			}
 		}
+		return nil
 	})
 	if err != nil {
 		return record, false, fmt.Errorf("find command %s in %s: %w", id, stream, err)
@@ -201,13 +218,11 @@ func (s *Store) FindClaim(ctx context.Context, claim persistence.Claim) (holder 
 	if !isText(claim.Namespace) || !isText(claim.Key) {
 		return holder, false, nil
 	}
-	var name string
-	err = s.each(ctx, findClaimSQL, []any{claim.Namespace, claim.Key}, func(row [][]byte) {
-		found, name = true, string(row[0])
+	err = s.each(ctx, findClaimSQL, []any{claim.Namespace, claim.Key}, func(row [][]byte) (err error) {
+		found = true
+		holder, err = persistence.ParseStream(string(row[0]))
+		return err
 	})
-	if err == nil && found {
-		holder, err = persistence.ParseStream(name)
-	}
 	if err != nil {
 		return persistence.Stream{}, false, fmt.Errorf("find claim %s %q: %w", claim.Namespace, claim.Key, err)
 	}
@@ -239,6 +254,15 @@ func (d *decoder) event(row [][]byte, stream persistence.Stream) persistence.Eve
 		e.Payload = orNil(both[len(meta):])
 	}
 	return e
+}
+
+// version is event for the stream's next one, which it must be.
+func (d *decoder) version(row [][]byte, stream persistence.Stream, next persistence.Version) (persistence.Event, error) {
+	event := d.event(row, stream)
+	if event.Version != next {
+		return event, fmt.Errorf("%s: version %d follows %d: the log is damaged", stream, event.Version, next-1)
+	}
+	return event, nil
 }
 
 // orNil makes nothing nil, so that it reads back the same from every store.

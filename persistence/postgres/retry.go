@@ -22,13 +22,13 @@ const (
 func try(ctx context.Context, pool *pgxpool.Pool, again bool, f func() error) error {
 	err := f()
 	if err == nil || ctx.Err() != nil || !isBroken(err) {
-		return err
+		return concise(err)
 	}
 	pool.Reset()
 	if again || pgconn.SafeToRetry(err) {
-		return f()
+		err = f()
 	}
-	return err
+	return concise(err)
 }
 
 // isBroken reports whether an error ended the connection.

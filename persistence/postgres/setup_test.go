@@ -2,8 +2,10 @@ package postgres_test
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -55,8 +57,62 @@ func TestOpenSaysWhatToGrant(t *testing.T) {
 	opens(own)
 	theirs := own
 	theirs.Schema = "theirs"
-	grant(theirs, `alter schema "theirs" owner to "lodger"`)
+	grant(theirs, giveAway("theirs", "lodger"))
 	opens(theirs)
+
+	// The first node ran as somebody else, to whom all tables and functions belong.
+	left := postgres.Config{DSN: dsn, Schema: `the "first"'s`, Partitions: 1}
+	opens(left)
+	left.DSN = own.DSN
+	grant(left, giveAway(left.Schema, "lodger"))
+	s, err := postgres.Open(t.Context(), left)
+	require.NoError(t, err)
+	join(t, s, me)
+	claim(t, s, 0, me)
+	require.NoError(t, s.Close())
+	var others int
+	require.NoError(t, admin.QueryRow(t.Context(), `select
+		(select count(*) from pg_class where relnamespace = n.oid and relowner <> n.nspowner) +
+		(select count(*) from pg_proc where pronamespace = n.oid and proowner <> n.nspowner)
+		from pg_namespace n where nspname = $1 and nspowner = 'lodger'::regrole`, left.Schema).Scan(&others))
+	require.Zero(t, others, "things in the schema that are not the user's")
+}
+
+// giveAway is the statement of docs/operations.md, on one line, for a schema and
+// a user of other names.
+func giveAway(schema, user string) string {
+	content, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		return err.Error()
+	}
+	_, block, _ := strings.Cut(string(content), "```psql\n")
+	block, _, _ = strings.Cut(block, ";\n```")
+	schema, user = pgx.Identifier{schema}.Sanitize(), pgx.Identifier{user}.Sanitize()
+	return strings.NewReplacer(`'"ingrain"'`, "'"+strings.ReplaceAll(schema, "'", "''")+"'", `"ingrain"`, schema, `"ingrain_user"`, user).
+		Replace(strings.Join(strings.Fields(block), " "))
+}
+
+func TestErrorsOfALostServerSayItOnce(t *testing.T) {
+	server, _, _ := administered(t)
+	// Without sslmode the driver makes two attempts at the address.
+	s := open(t, strings.TrimSuffix(server.TCP("ingrain_1"), "?sslmode=disable"))
+	join(t, s, me)
+	require.NoError(t, server.Kill9())
+	commit := &persistence.Commit{
+		Stream: persistence.Stream{Type: "a", ID: "b"}, Epoch: 1, Command: persistence.CommandID{1}, At: time.Now(),
+		Events: []persistence.NewEvent{{Type: "added", Payload: []byte("{}")}},
+	}
+	s.Append(t.Context(), &persistence.Batch{
+		Owner: me, Fences: []persistence.Fence{{Partition: 0, Epoch: 1}}, Commits: []*persistence.Commit{commit},
+	})
+	_, viewed := s.View(t.Context())
+	_, read := s.Read(t.Context(), commit.Stream, 0, 1)
+	_, claimed := s.Claim(t.Context(), 0, 0, me)
+	for _, err := range []error{commit.Err, viewed, read, claimed} {
+		require.ErrorAs(t, err, new(*pgconn.ConnectError))
+		require.Equal(t, 1, strings.Count(err.Error(), "connection refused"), "%v", err)
+		require.NotContains(t, err.Error(), "\n")
+	}
 }
 
 func TestErrorsOfTheAddressSayItOnce(t *testing.T) {
@@ -67,6 +123,7 @@ func TestErrorsOfTheAddressSayItOnce(t *testing.T) {
 		{server.TCP("absent"), `database "absent" does not exist`},
 		{strings.TrimSuffix(server.TCP("absent"), "?sslmode=disable"), `database "absent" does not exist`},
 		{"host=127.0.0.1 port=1 user=u password=secret", "connection refused"},
+		{"host=no.such.host.invalid user=u password=secret", "lookup no.such.host.invalid"},
 		{"postgres://postgres:postgres@" + server.Addr() + "/postgres?sslmode=require", "server refused TLS connection"},
 	} {
 		_, err := postgres.Open(t.Context(), postgres.Config{DSN: c.dsn})

@@ -46,10 +46,13 @@ func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snaps
 	ats, payloads := make([]time.Time, n), make([][]byte, n)
 	for i, snapshot := range newest {
 		if !isName(snapshot.Stream) {
-			return fmt.Errorf("save snapshots: %q: the name is not valid", snapshot.Stream.String())
+			return fmt.Errorf("save snapshots: the stream's name %q is not valid", snapshot.Stream.String())
 		}
 		streams[i], versions[i], schemas[i] = snapshot.Stream.String(), int64(snapshot.Version), int64(snapshot.Schema)
-		ats[i], payloads[i] = snapshot.At, append([]byte{}, snapshot.Payload...)
+		ats[i], payloads[i] = snapshot.At, snapshot.Payload
+		if payloads[i] == nil {
+			payloads[i] = []byte{} // nil is NULL
+		}
 	}
 	return s.change(ctx, "save snapshots", saveSnapshotsSQL, streams, versions, schemas, ats, payloads)
 }
@@ -78,11 +81,12 @@ func (s *Store) LoadCheckpoints(ctx context.Context, projection string) ([]persi
 	defer s.gate.leave()
 	var cursors []persistence.Cursor
 	var d decoder
-	err := s.each(ctx, loadCheckpointsSQL, []any{projection}, func(row [][]byte) {
+	err := s.each(ctx, loadCheckpointsSQL, []any{projection}, func(row [][]byte) error {
 		cursors = append(cursors, persistence.Cursor{
 			Partition: persistence.Partition(d.int4(row[0])),
 			After:     persistence.Offset(d.int8(row[1])),
 		})
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load checkpoints of %q: %w", projection, err)
@@ -106,6 +110,9 @@ func (s *Store) SaveCheckpoints(ctx context.Context, projection string, cursors 
 	}
 	parts, offsets := make([]int32, len(furthest)), make([]int64, len(furthest))
 	for i, c := range furthest {
+		if err := s.within(c.Partition); err != nil {
+			return fmt.Errorf("save checkpoints of %q: %w", projection, err)
+		}
 		parts[i], offsets[i] = int32(c.Partition), int64(c.After)
 	}
 	return s.change(ctx, "save checkpoints", saveCheckpointsSQL, projection, parts, offsets)

@@ -17,6 +17,9 @@ import (
 // that the witness is gone; the append is then sent the long way, where es_fence
 // says what is wrong and the other partitions' commits go on.
 //
+// So the fence is written twice, in es_fence and here; fence_test.go holds the
+// one against the other.
+//
 // The rows are locked as in es_fence and for the same reasons. That lock and
 // insert share a statement, and thus a snapshot from before the lock, is safe
 // for two of them. When a claim came first, the lock waits for it and then tests

@@ -16,7 +16,9 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,6 +38,7 @@ type Store struct {
 	gate  gate
 
 	lanes   lanes
+	roused  sync.Once
 	reads   *pgxpool.Pool // reads, snapshots, checkpoints
 	members *pgxpool.Pool // statements on the membership tables that never wait for a lock
 	claims  *pgxpool.Pool // statements that may wait for an append in flight
@@ -79,6 +82,14 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 
 // Meta tells what the store was created with.
 func (s *Store) Meta() persistence.Meta { return s.meta }
+
+// within reports an error for a partition that the store does not have.
+func (s *Store) within(p persistence.Partition) error {
+	if p < 0 || int(p) >= s.meta.Partitions {
+		return fmt.Errorf("partition %d: the store has %d", p, s.meta.Partitions)
+	}
+	return nil
+}
 
 // Close waits for the calls in flight and closes all connections.
 func (s *Store) Close() error {

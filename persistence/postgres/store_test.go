@@ -32,15 +32,10 @@ func exec(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
 	require.NoError(t, err)
 }
 
-func resetEpochs(t *testing.T, dsn string, epoch int) {
-	t.Helper()
-	exec(t, raw(t, dsn), `with gone as (delete from es_tenure where epoch > $1) update es_partition set epoch = $1, owner = ''`, epoch)
-}
-
 const me = persistence.NodeID("me")
 
-// open returns a handle on dsn; the first one joins and claims partition 0, the
-// only one.
+// open returns a handle on a store of one partition, which the first handle
+// creates.
 func open(t *testing.T, dsn string) *postgres.Store {
 	t.Helper()
 	s, err := postgres.Open(t.Context(), postgres.Config{DSN: dsn, Partitions: 1})
@@ -166,6 +161,29 @@ func TestRolledBackDatabaseIsFenced(t *testing.T) {
 	appendTo(t.Context(), s, me, &tenure, c)
 	require.ErrorAs(t, c.Err, &fenced)
 	require.Equal(t, persistence.FencedError{Partition: 0, Epoch: 1, Current: 1, Owner: me, Head: 1, StoreHead: 2}, *fenced)
+}
+
+func TestDamagedLogStopsTheReader(t *testing.T) {
+	dsn := postgrestest.DSN(t)
+	s := open(t, dsn)
+	join(t, s, me)
+	tenure := claim(t, s, 0, me)
+	c := commit("x", 0, "e", "e", "e", "e", "e")
+	appendTo(t.Context(), s, me, &tenure, c)
+	require.NoError(t, c.Err)
+	exec(t, raw(t, dsn), `delete from es_event where pos = 3`)
+
+	_, err := s.Tail(t.Context(), []persistence.Cursor{{}}, 10)
+	require.ErrorContains(t, err, "offset 4 follows 2")
+	_, err = s.Tail(t.Context(), []persistence.Cursor{{After: 2}}, 1)
+	require.ErrorContains(t, err, "offset 4 follows 2")
+	_, err = s.Read(t.Context(), c.Stream, 1, 10)
+	require.ErrorContains(t, err, "version 4 follows 2")
+	_, err = s.ReadMany(t.Context(), []persistence.Stream{c.Stream}, 10)
+	require.ErrorContains(t, err, "version 4 follows 2")
+	events, err := s.Tail(t.Context(), []persistence.Cursor{{After: 3}, {}}, 2)
+	require.NoError(t, err)
+	require.Len(t, events, 4, "what is not damaged is read")
 }
 
 func TestFrozenWriterIsTerminated(t *testing.T) {

@@ -25,16 +25,17 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 	}
 	parts := make([]int32, len(partitions))
 	for i, p := range partitions {
+		if err := s.within(p); err != nil {
+			return nil, fmt.Errorf("due timers: %w", err)
+		}
 		parts[i] = int32(p)
 	}
 	var d decoder
 	var timers []persistence.Timer
-	var bad error
-	err := s.each(ctx, dueTimersSQL, []any{parts, until, limit}, func(row [][]byte) {
+	err := s.each(ctx, dueTimersSQL, []any{parts, until, limit}, func(row [][]byte) error {
 		stream, err := persistence.ParseStream(string(row[4]))
 		if err != nil {
-			bad = err
-			return
+			return err
 		}
 		timers = append(timers, persistence.Timer{
 			TimerKey: persistence.TimerKey{
@@ -45,10 +46,8 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 			Stream:  stream,
 			Payload: d.bytes(row[3]),
 		})
+		return nil
 	})
-	if err == nil {
-		err = bad
-	}
 	if err != nil {
 		return nil, fmt.Errorf("due timers of %d partitions: %w", len(partitions), err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -35,7 +34,7 @@ func (s *Store) Append(ctx context.Context, batch *persistence.Batch) {
 	for _, c := range batch.Commits {
 		c.Offset, c.Err = 0, nil
 	}
-	err := s.append(ctx, batch)
+	err := s.transact(ctx, func(w *writer) (bool, error) { return w.write(ctx, batch) })
 	if err == nil {
 		return
 	}
@@ -47,26 +46,6 @@ func (s *Store) Append(ctx context.Context, batch *persistence.Batch) {
 		}
 		c.Offset = 0
 	}
-}
-
-func (s *Store) append(ctx context.Context, batch *persistence.Batch) error {
-	w, err := borrow(ctx, s.closed, s.writer)
-	if err != nil {
-		return err
-	}
-	defer func() { s.writer <- w }()
-	if err := s.retry(ctx, w.ready); err != nil {
-		return err
-	}
-	if err := s.begin(ctx, w.conn); err != nil {
-		return err
-	}
-	wrote, err := w.write(ctx, batch)
-	if err != nil || !wrote {
-		w.rollback()
-		return err
-	}
-	return s.commit(w)
 }
 
 // write puts what it can of the batch into the transaction. An error fails the
@@ -115,7 +94,7 @@ func (w *writer) write(ctx context.Context, batch *persistence.Batch) (wrote boo
 // lock, what it reads stays true until the transaction ends. // I1
 func (w *writer) admit(owner persistence.NodeID, fence *persistence.Fence) error {
 	if fence.Partition < 0 || int(fence.Partition) >= len(w.tenures) {
-		return nil // refuse says so to the commits that name it
+		return nil // the commits that name it are refused
 	}
 	t := &w.tenures[fence.Partition]
 	if t.batch == w.batch {
@@ -152,31 +131,17 @@ func (w *writer) admit(owner persistence.NodeID, fence *persistence.Fence) error
 
 // refuse finds what makes a commit unfit for the batch it stands in.
 func (w *writer) refuse(c *persistence.Commit) error {
-	if c.Partition < 0 || int(c.Partition) >= len(w.tenures) || w.tenures[c.Partition].batch != w.batch {
-		return fmt.Errorf("append %s: the batch has no fence for partition %d", c.Stream, c.Partition)
+	var t *tenure
+	var fence *persistence.Fence
+	if c.Partition >= 0 && int(c.Partition) < len(w.tenures) && w.tenures[c.Partition].batch == w.batch {
+		t = &w.tenures[c.Partition]
+		fence = &t.fence
 	}
-	t := &w.tenures[c.Partition]
-	if home := persistence.PartitionOf(c.Stream, len(w.tenures)); home != c.Partition {
-		return fmt.Errorf("append %s: it lives in partition %d, not %d", c.Stream, home, c.Partition)
-	}
-	if c.Epoch != t.fence.Epoch {
-		return fmt.Errorf("append %s: epoch %d, but its partition's fence says %d", c.Stream, c.Epoch, t.fence.Epoch)
+	if err := c.Validate(fence, len(w.tenures)); err != nil {
+		return err
 	}
 	if t.refusal != nil {
 		return t.refusal
-	}
-	if c.Stream.Type == "" || c.Stream.ID == "" || strings.Contains(c.Stream.Type, "/") {
-		return fmt.Errorf("append %s: a stream has a type without slashes, and an id", c.Stream)
-	}
-	for i := range c.Timers {
-		if c.Timers[i].Partition != c.Partition {
-			return fmt.Errorf("append %s: sets a timer in partition %d", c.Stream, c.Timers[i].Partition)
-		}
-	}
-	for i := range c.Cancels {
-		if c.Cancels[i].Partition != c.Partition {
-			return fmt.Errorf("append %s: cancels a timer in partition %d", c.Stream, c.Cancels[i].Partition)
-		}
 	}
 	return fits(c)
 }

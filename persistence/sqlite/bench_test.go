@@ -60,7 +60,8 @@ func BenchmarkAppend(b *testing.B) {
 			s, err := sqlite.Open(ctx, sqlite.Config{Dir: b.TempDir()})
 			require.NoError(b, err)
 			defer s.Close()
-			o := own(b, s, "node-1")
+			o, err := own(ctx, s, "node-1", allPartitions())
+			require.NoError(b, err)
 			w := newWorkload()
 			batch := &persistence.Batch{Owner: o.node, Fences: make([]persistence.Fence, 0, s.Meta().Partitions)}
 			for range size {

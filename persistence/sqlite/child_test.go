@@ -81,14 +81,9 @@ func obey(ctx context.Context, text string, out *json.Encoder) (err error) {
 	if job.Claim == nil {
 		return nil
 	}
-	if err := s.Join(ctx, persistence.Node{ID: job.Node, Cluster: "test", State: persistence.Active}); err != nil {
+	o, err := own(ctx, s, job.Node, job.Claim)
+	if err != nil {
 		return err
-	}
-	o := &owner{store: s, node: job.Node, tenures: make(map[persistence.Partition]*tenure)}
-	for _, p := range job.Claim {
-		if _, err := o.claim(ctx, p); err != nil {
-			return err
-		}
 	}
 	for round := 0; job.Batches == 0 || round < job.Batches; round++ {
 		if err := writeRound(ctx, o, job, round, out); err != nil {
@@ -102,20 +97,6 @@ func obey(ctx context.Context, text string, out *json.Encoder) (err error) {
 		}
 	}
 	return nil
-}
-
-// claim takes a partition over under the epoch it has now.
-func (o *owner) claim(ctx context.Context, p persistence.Partition) (persistence.Epoch, error) {
-	view, err := o.store.View(ctx)
-	if err != nil {
-		return 0, err
-	}
-	claimed, err := o.store.Claim(ctx, p, view.Partitions[p].Epoch, o.node)
-	if err != nil {
-		return 0, err
-	}
-	o.tenures[p] = &tenure{Tenure: claimed}
-	return claimed.Epoch, nil
 }
 
 // writeRound appends one commit of 1 to 3 events to each of 40 streams, whose
@@ -194,37 +175,41 @@ func startChild(t *testing.T, job order) *child {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(io.Reader(out))
+	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	return &child{cmd, lines}
 }
 
-// next returns the child's next line; false when it has ended. A line that a
+// next returns the child's next line; io.EOF when it has ended. A line that a
 // kill cut off does not count.
-func (c *child) next(t *testing.T) (report, bool) {
-	t.Helper()
-	if !c.lines.Scan() {
-		return report{}, false
-	}
+func (c *child) next() (report, error) {
 	var line report
-	if json.Unmarshal(c.lines.Bytes(), &line) != nil {
-		return report{}, false
+	if !c.lines.Scan() || json.Unmarshal(c.lines.Bytes(), &line) != nil {
+		return report{}, io.EOF
 	}
-	require.Empty(t, line.Err, "the child failed")
-	return line, true
+	if line.Err != "" {
+		return report{}, fmt.Errorf("the child failed: %s", line.Err)
+	}
+	return line, nil
 }
 
-// wait reads what is left and returns it with the child ended.
-func (c *child) wait(t *testing.T) []report {
-	t.Helper()
+// rest returns the lines until the child has ended.
+func (c *child) rest() ([]report, error) {
 	var lines []report
 	for {
-		line, ok := c.next(t)
-		if !ok {
-			break
+		line, err := c.next()
+		if errors.Is(err, io.EOF) {
+			return lines, nil
+		}
+		if err != nil {
+			return lines, err
 		}
 		lines = append(lines, line)
 	}
-	require.NoError(t, c.cmd.Wait())
-	return lines
+}
+
+// wait is rest for a child that ends by itself, and well.
+func (c *child) wait() ([]report, error) {
+	lines, err := c.rest()
+	return lines, errors.Join(err, c.cmd.Wait())
 }

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,11 @@ func TestConformance(t *testing.T) {
 		},
 		Again: func(t *testing.T, s persistence.Store) persistence.Store {
 			return open(t, sqlite.Config{Dir: dirs[s]})
+		},
+		Copy: func(t *testing.T, s persistence.Store) persistence.Store {
+			elsewhere := t.TempDir()
+			alter(t, dirs[s], "vacuum into '"+filepath.Join(elsewhere, "ingrain.db")+"'")
+			return open(t, sqlite.Config{Dir: elsewhere})
 		},
 	})
 }

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -64,13 +65,6 @@ func requireAcked(t *testing.T, log map[persistence.Stream][]persistence.Event, 
 	return commits
 }
 
-func allPartitions() (all []persistence.Partition) {
-	for p := range sqlite.DefaultPartitions {
-		all = append(all, persistence.Partition(p))
-	}
-	return all
-}
-
 func TestKilledWriterLosesNothingAcknowledged(t *testing.T) {
 	dir := t.TempDir()
 	var reports []report
@@ -79,19 +73,15 @@ func TestKilledWriterLosesNothingAcknowledged(t *testing.T) {
 			Dir: dir, Node: persistence.NodeID(fmt.Sprintf("node-%d", round)), Claim: allPartitions(), Contest: -1,
 		})
 		for acked := 0; acked < 3; acked++ {
-			line, ok := c.next(t)
-			require.True(t, ok, "the child ended by itself")
+			line, err := c.next()
+			require.NoError(t, err, "the child ended by itself")
 			reports = append(reports, line)
 		}
 		kill := time.AfterFunc(rand.N(30*time.Millisecond), func() { _ = c.cmd.Process.Kill() })
 		defer kill.Stop()
-		for {
-			line, ok := c.next(t)
-			if !ok {
-				break
-			}
-			reports = append(reports, line)
-		}
+		rest, err := c.rest()
+		require.NoError(t, err)
+		reports = append(reports, rest...)
 		require.ErrorContains(t, c.cmd.Wait(), "killed")
 
 		s, err := sqlite.Open(t.Context(), sqlite.Config{Dir: dir})
@@ -114,22 +104,14 @@ func TestTwoProcessesShareADirectory(t *testing.T) {
 		{Dir: dir, Node: "even", Claim: []persistence.Partition{0, 2, 4, 6, 8, 10, 12, 14}, Contest: contested, Batches: 60},
 		{Dir: dir, Node: "odd", Claim: []persistence.Partition{1, 3, 5, 7, 9, 11, 13}, Contest: contested, Batches: 60},
 	}
-	reports := make([][]report, len(orders))
+	reports, errs := make([][]report, len(orders)), make([]error, len(orders))
 	var wg sync.WaitGroup
 	for i, todo := range orders {
 		c := startChild(t, todo)
-		wg.Go(func() {
-			for {
-				line, ok := c.next(t)
-				if !ok {
-					break
-				}
-				reports[i] = append(reports[i], line)
-			}
-			_ = c.cmd.Wait()
-		})
+		wg.Go(func() { reports[i], errs[i] = c.wait() })
 	}
 	wg.Wait()
+	require.NoError(t, errors.Join(errs...))
 
 	s := openStore(t, sqlite.Config{Dir: dir})
 	log := readLog(t, s)
@@ -164,7 +146,8 @@ func TestManyProcessesCreateOneStore(t *testing.T) {
 	}
 	ids := make(map[string]bool)
 	for _, c := range children {
-		lines := c.wait(t)
+		lines, err := c.wait()
+		require.NoError(t, err)
 		require.Len(t, lines, 1)
 		ids[lines[0].StoreID] = true
 	}

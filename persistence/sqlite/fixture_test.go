@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -31,25 +32,39 @@ type tenure struct {
 	fenced bool // for use while a batch is put together
 }
 
-// own joins a node and claims the partitions for it, all of them if none is
-// named.
-func own(t testing.TB, s persistence.Store, node persistence.NodeID, partitions ...persistence.Partition) *owner {
-	t.Helper()
-	require.NoError(t, s.Join(t.Context(), persistence.Node{ID: node, Cluster: "test", State: persistence.Active}))
-	view, err := s.View(t.Context())
-	require.NoError(t, err)
-	if partitions == nil {
-		for p := range view.Partitions {
-			partitions = append(partitions, persistence.Partition(p))
-		}
+// own joins a node and claims the partitions for it.
+func own(ctx context.Context, s persistence.Store, node persistence.NodeID, partitions []persistence.Partition) (*owner, error) {
+	if err := s.Join(ctx, persistence.Node{ID: node, Cluster: "test", State: persistence.Active}); err != nil {
+		return nil, err
 	}
 	o := &owner{store: s, node: node, tenures: make(map[persistence.Partition]*tenure)}
 	for _, p := range partitions {
-		claimed, err := s.Claim(t.Context(), p, view.Partitions[p].Epoch, node)
-		require.NoError(t, err)
-		o.tenures[p] = &tenure{Tenure: claimed}
+		if _, err := o.claim(ctx, p); err != nil {
+			return nil, err
+		}
 	}
-	return o
+	return o, nil
+}
+
+func allPartitions() (all []persistence.Partition) {
+	for p := range persistence.Partition(sqlite.DefaultPartitions) {
+		all = append(all, p)
+	}
+	return all
+}
+
+// claim takes a partition over under the epoch it has now.
+func (o *owner) claim(ctx context.Context, p persistence.Partition) (persistence.Epoch, error) {
+	view, err := o.store.View(ctx)
+	if err != nil {
+		return 0, err
+	}
+	claimed, err := o.store.Claim(ctx, p, view.Partitions[p].Epoch, o.node)
+	if err != nil {
+		return 0, err
+	}
+	o.tenures[p] = &tenure{Tenure: claimed}
+	return claimed.Epoch, nil
 }
 
 // batch makes the fences for the commits, and fills in what follows from the

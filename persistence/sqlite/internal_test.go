@@ -5,12 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -280,114 +276,6 @@ func TestCloseWaitsForCallsInFlight(t *testing.T) {
 	require.NoError(t, <-closed)
 }
 
-func TestLogIsTidiedUpWhenIdle(t *testing.T) {
-	s := openAt(t, t.TempDir(), walLimits{idle: time.Millisecond, tidy: 1, full: 1 << 40})
-	n := joined(t, s, "node")
-	require.NoError(t, n.append(t.Context(), s, write("a", 0, 1)))
-	require.Eventually(t, func() bool {
-		// The database file itself has what was in the log.
-		info, err := os.Stat(s.path)
-		return err == nil && info.Size() > 4096
-	}, 10*time.Second, time.Millisecond)
-}
-
-// TestLogIsBoundedUnderReaders keeps a reader in the log at nearly every
-// moment, for which SQLite alone would let it grow for ever.
-func TestLogIsBoundedUnderReaders(t *testing.T) {
-	const full = 4 << 20
-	s := openAt(t, t.TempDir(), walLimits{idle: time.Hour, tidy: 1, full: full, pause: time.Millisecond})
-	n := joined(t, s, "node")
-	stop := make(chan struct{})
-	var readers sync.WaitGroup
-	turn := make(chan struct{}, 1) // to leave; who has left gives it to the other
-	turn <- struct{}{}
-	for range 2 {
-		readers.Go(func() {
-			for {
-				err := s.view(context.Background(), func(c *conn) error {
-					_, err := readView(c)
-					<-turn
-					return err
-				})
-				turn <- struct{}{}
-				if err != nil {
-					t.Error(err)
-				}
-				select {
-				case <-stop:
-					return
-				default:
-				}
-			}
-		})
-	}
-	payload := []byte(strings.Repeat("x", 64<<10))
-	var shortened int
-	before := s.wal.size()
-	for version := persistence.Version(0); shortened < 5; version++ {
-		require.Less(t, version, persistence.Version(20_000), "1.2 GiB were written")
-		c := write("a", version, 1)
-		c.Events[0].Payload = payload
-		require.NoError(t, n.append(t.Context(), s, c))
-		after := s.wal.size()
-		if after < before/2 {
-			shortened++
-		}
-		before = after
-	}
-	close(stop)
-	readers.Wait()
-}
-
-func TestBusyWriterLetsOthersIn(t *testing.T) {
-	dir := t.TempDir()
-	busy, other := openAt(t, dir, defaultWALLimits), openAt(t, dir, defaultWALLimits)
-	n := joined(t, busy, "busy")
-	require.NoError(t, other.Join(t.Context(), persistence.Node{ID: "other", State: persistence.Active}))
-	ctx, cancel := context.WithCancel(t.Context())
-	var appends int
-	started, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			c := write(fmt.Sprint(appends), 0, 1)
-			if err := n.append(context.Background(), busy, c); err != nil {
-				t.Error(err)
-				return
-			}
-			if appends++; appends == 10 {
-				close(started)
-			}
-		}
-	}()
-	<-started
-	const renewals = 100
-	var longest time.Duration
-	for range renewals {
-		start := time.Now()
-		_, err := other.Renew(t.Context(), "other", persistence.Active)
-		require.NoError(t, err)
-		longest = max(longest, time.Since(start))
-	}
-	cancel()
-	<-done
-	t.Logf("%d appends during %d renewals, the longest of which took %v", appends, renewals, longest)
-	require.Less(t, longest, time.Second)
-}
-
-func TestStoppedProcessInTheTurnstileIsPassed(t *testing.T) {
-	s := openAt(t, t.TempDir(), defaultWALLimits)
-	n := joined(t, s, "node")
-	stopped, err := openFileLock(filepath.Join(filepath.Dir(s.path), lockName))
-	require.NoError(t, err)
-	require.True(t, stopped.tryLock())
-	defer func() { require.NoError(t, stopped.close()) }()
-	for i := range persistence.Version(20) {
-		require.NoError(t, n.append(t.Context(), s, write("a", i, 1)))
-	}
-	require.False(t, s.turnstile.ignoreUntil.IsZero(), "it was distrusted, and not waited for again")
-}
-
 func TestTenuresAreRemembered(t *testing.T) {
 	ctx := t.Context()
 	s := openAt(t, t.TempDir(), defaultWALLimits)
@@ -428,22 +316,6 @@ func TestStrangeBytesSurvive(t *testing.T) {
 	require.Error(t, n.append(ctx, s, &persistence.Commit{Stream: persistence.Stream{Type: "a"}}))
 }
 
-func TestMigrationsRunInOrderAndOnce(t *testing.T) {
-	s := openAt(t, t.TempDir(), defaultWALLimits)
-	all, err := readMigrations(migrations)
-	require.NoError(t, err)
-	require.Equal(t, len(all), s.Meta().Schema)
-	next := migration{len(all) + 1, "next", "create table es_next (x integer)"}
-	require.NoError(t, s.write(t.Context(), func(c *conn) error {
-		return apply(c, append(all, next), len(all), 99)
-	}))
-	require.NoError(t, s.read(t.Context(), func(c *conn) error {
-		meta, err := readMeta(c)
-		require.Equal(t, persistence.Meta{StoreID: s.meta.StoreID, Partitions: 1, Schema: next.version}, meta)
-		return err
-	}))
-}
-
 func TestNodesFromBeforeLeasesWereKeptKeepNobodyOut(t *testing.T) {
 	ctx := t.Context()
 	s := openAt(t, t.TempDir(), defaultWALLimits)
@@ -464,18 +336,6 @@ func TestNodesFromBeforeLeasesWereKeptKeepNobodyOut(t *testing.T) {
 	require.Zero(t, view.Nodes[1].Lease)
 }
 
-func TestMigrationsHaveNoGaps(t *testing.T) {
-	file := func() *fstest.MapFile { return &fstest.MapFile{Data: []byte("select 1")} }
-	for _, names := range [][]string{{"0002_a.sql"}, {"0001_a.sql", "0003_b.sql"}, {"0001_a.sql", "0001_b.sql"}, {"x.sql"}} {
-		files := fstest.MapFS{}
-		for _, name := range names {
-			files["migrations/"+name] = file()
-		}
-		_, err := readMigrations(files)
-		require.Error(t, err, names)
-	}
-}
-
 func TestDamagedLogStopsTheReader(t *testing.T) {
 	ctx := t.Context()
 	s := openAt(t, t.TempDir(), defaultWALLimits)
@@ -487,6 +347,10 @@ func TestDamagedLogStopsTheReader(t *testing.T) {
 	}))
 	_, err := s.Tail(ctx, []persistence.Cursor{{}}, 10)
 	require.ErrorContains(t, err, "offset 4 follows 2")
+	_, err = s.Read(ctx, persistence.Stream{Type: "account", ID: "a"}, 1, 10)
+	require.ErrorContains(t, err, "version 4 follows 2")
+	_, err = s.ReadMany(ctx, []persistence.Stream{{Type: "account", ID: "a"}}, 10)
+	require.ErrorContains(t, err, "version 4 follows 2")
 	events, err := s.Tail(ctx, []persistence.Cursor{{}}, 2)
 	require.NoError(t, err)
 	require.Len(t, events, 2)

@@ -15,8 +15,8 @@ const insertTenure = "insert into es_tenure (part, epoch, owner, at) values (?, 
 
 // Join adds a node incarnation, alive and with no renewals.
 func (s *Store) Join(ctx context.Context, node persistence.Node) error {
-	if node.ID == "" || !alive(node.State) {
-		return fmt.Errorf("join %q as %q: want an id and a state other than dead", node.ID, node.State)
+	if err := node.Validate(); err != nil {
+		return err
 	}
 	types, err := json.Marshal(node.Types)
 	if err != nil {
@@ -36,9 +36,9 @@ func (s *Store) Join(ctx context.Context, node persistence.Node) error {
 		if err := requireSameLease(c, node.Lease); err != nil {
 			return err
 		}
-		added, err := c.exec(`insert into es_node (node, address, types, state, host, lock, joined_at, lease)
-			values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing`,
-			node.ID, node.Address, string(types), node.State, node.Host, node.Lock, time.Now(), node.Lease.Microseconds())
+		added, err := c.exec(`insert into es_node (node, address, types, state, host, lock, joined_at, lease, weight)
+			values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing`,
+			node.ID, node.Address, string(types), node.State, node.Host, node.Lock, time.Now(), node.Lease.Microseconds(), node.Weight)
 		if err == nil && added == 0 {
 			err = fmt.Errorf("the id was used before: %w", persistence.ErrNotMember)
 		}
@@ -70,30 +70,30 @@ func requireSameLease(c *conn, lease time.Duration) error {
 
 func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
-func alive(state persistence.NodeState) bool {
-	return state == persistence.Joining || state == persistence.Active || state == persistence.Draining
-}
-
 // Renew counts the node's renewal and returns the view.
-func (s *Store) Renew(ctx context.Context, node persistence.NodeID, state persistence.NodeState) (persistence.View, error) {
-	if !alive(state) {
-		return persistence.View{}, fmt.Errorf("renew %s as %q: only Leave and Evict end a node", node, state)
+func (s *Store) Renew(ctx context.Context, renewal persistence.Renewal) (persistence.View, error) {
+	if err := renewal.Validate(); err != nil {
+		return persistence.View{}, err
+	}
+	suspects, err := json.Marshal(renewal.Suspects)
+	if err != nil {
+		return persistence.View{}, fmt.Errorf("renew %s: %w", renewal.Node, err)
 	}
 	var view persistence.View
-	err := s.write(ctx, func(c *conn) error {
-		renewed, err := c.exec("update es_node set renewals = renewals + 1, state = ? where node = ? and state <> ?",
-			state, node, persistence.Dead)
+	err = s.write(ctx, func(c *conn) error {
+		renewed, err := c.exec("update es_node set renewals = renewals + 1, state = ?, suspects = ? where node = ? and state <> ?",
+			renewal.State, string(suspects), renewal.Node, persistence.Dead)
 		if err == nil && renewed == 0 {
 			err = persistence.ErrNotMember
 		}
 		if err != nil {
 			return err
 		}
-		view, err = readView(c)
+		view, err = s.readView(c)
 		return err
 	})
 	if err != nil {
-		return persistence.View{}, fmt.Errorf("renew %s: %w", node, err)
+		return persistence.View{}, fmt.Errorf("renew %s: %w", renewal.Node, err)
 	}
 	return view, nil
 }
@@ -102,7 +102,7 @@ func (s *Store) Renew(ctx context.Context, node persistence.NodeID, state persis
 func (s *Store) View(ctx context.Context) (persistence.View, error) {
 	var view persistence.View
 	err := s.view(ctx, func(c *conn) (err error) {
-		view, err = readView(c)
+		view, err = s.readView(c)
 		return err
 	})
 	if err != nil {
@@ -111,20 +111,29 @@ func (s *Store) View(ctx context.Context) (persistence.View, error) {
 	return view, nil
 }
 
-func readView(c *conn) (persistence.View, error) {
+func (s *Store) readView(c *conn) (persistence.View, error) {
 	var view persistence.View
-	err := c.query(`select node, cluster, address, types, state, renewals, host, lock, lease
-		from es_node, es_meta where state <> ? order by node`, func(r row) error {
+	err := c.query(`select node, cluster, address, types, state, renewals, host, lock, lease, weight, coalesce(suspects, 'null')
+		from es_node, es_meta where state <> ? or node in (select owner from es_partition) order by node`, func(r row) error {
 		node := persistence.Node{
 			ID: persistence.NodeID(r.text(0)), Cluster: r.text(1), Address: r.text(2),
 			State: persistence.NodeState(r.text(4)), Renewals: r.int(5), Host: r.text(6), Lock: r.text(7),
-			Lease: micros(r.int(8)),
+			Lease: micros(r.int(8)), Weight: int(r.int(9)),
 		}
-		err := json.Unmarshal([]byte(r.text(3)), &node.Types)
-		view.Nodes = append(view.Nodes, node)
-		return err
+		if err := errors.Join(json.Unmarshal([]byte(r.text(3)), &node.Types), json.Unmarshal([]byte(r.text(10)), &node.Suspects)); err != nil {
+			return fmt.Errorf("node %s: %w", node.ID, err)
+		}
+		if node.State.Alive() {
+			view.Nodes = append(view.Nodes, node)
+		} else {
+			view.Dead = append(view.Dead, node)
+		}
+		return nil
 	}, persistence.Dead)
 	if err != nil {
+		return view, err
+	}
+	if view.Lineage, err = placeOf(s.path); err != nil {
 		return view, err
 	}
 	err = c.query("select part, epoch, owner, released from es_partition order by part", func(r row) error {
@@ -223,7 +232,8 @@ func (s *Store) Release(ctx context.Context, partition persistence.Partition, ep
 	return nil
 }
 
-// Verify tells which partitions the node owns under the epochs of the fences.
+// Verify tells which partitions the node owns under the epochs of the fences,
+// with logs that reach their heads.
 func (s *Store) Verify(ctx context.Context, node persistence.NodeID, fences []persistence.Fence) ([]bool, error) {
 	owned := make([]bool, len(fences))
 	err := s.view(ctx, func(c *conn) error {
@@ -232,9 +242,10 @@ func (s *Store) Verify(ctx context.Context, node persistence.NodeID, fences []pe
 			if err := s.within(fence.Partition); err != nil {
 				return err
 			}
-			_, err := c.queryRow("select epoch, owner from es_partition where part = ?", func(r row) {
-				owned[i] = node != "" && persistence.Epoch(r.int(0)) == fence.Epoch && persistence.NodeID(r.text(1)) == node
-			}, fence.Partition)
+			var err error
+			owned[i], err = c.queryRow(`select 1 from es_partition p where part = ? and epoch = ? and owner = ? and owner <> ''
+				and (? <= 0 or exists (select 1 from es_event e where e.part = p.part and e.pos = ?))`,
+				func(row) {}, fence.Partition, fence.Epoch, node, fence.Head, fence.Head)
 			if err != nil {
 				return err
 			}

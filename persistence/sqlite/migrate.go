@@ -60,6 +60,11 @@ func (s *Store) migrate(ctx context.Context, c *conn, partitions int) error {
 	if err == nil {
 		err = apply(c, all, version, partitions)
 	}
+	return end(c, err)
+}
+
+// end commits c's transaction, or rolls it back if there was an error.
+func end(c *conn, err error) error {
 	if err == nil {
 		err = c.script("commit")
 	}

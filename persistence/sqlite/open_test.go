@@ -60,7 +60,7 @@ func TestOpenExplainsWhatIsWrong(t *testing.T) {
 			dir := create(t)
 			alter(t, dir, "insert into es_schema values (1000, '1000_future', 0)")
 			return sqlite.Config{Dir: dir}
-		}, "schema is version 1000, this build knows versions up to 2"},
+		}, "schema is version 1000, this build knows versions up to 3"},
 		{"not a database", func(t *testing.T) sqlite.Config {
 			return sqlite.Config{Dir: write(t, strings.Repeat("this is not a database\n", 1000))}
 		}, "is not a SQLite database"},
@@ -139,7 +139,7 @@ func TestOpenTakesStrangeNames(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a b?c%20#d", "new")
 	s := openStore(t, sqlite.Config{Dir: dir, Partitions: 3})
 	require.Equal(t, 3, s.Meta().Partitions)
-	require.Equal(t, 2, s.Meta().Schema)
+	require.Equal(t, 3, s.Meta().Schema)
 	require.FileExists(t, filepath.Join(dir, "ingrain.db"))
 	again := openStore(t, sqlite.Config{Dir: dir})
 	require.Equal(t, s.Meta(), again.Meta())

@@ -55,16 +55,31 @@ func (s *Store) Read(ctx context.Context, stream persistence.Stream, after persi
 }
 
 func readStream(ctx context.Context, c *conn, stream persistence.Stream, after persistence.Version, limit int) ([]persistence.Event, error) {
+	if !isName(stream) {
+		return nil, nil
+	}
 	var events []persistence.Event
+	next := max(after, 0) + 1
 	err := c.query(selectStream, func(r row) error {
 		if len(events)%256 == 255 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		event, err := scanEvent(r)
+		event, err := scanVersion(r, next)
+		next++
 		events = append(events, event)
 		return err
 	}, stream, after, max(limit, 0))
 	return events, err
+}
+
+// scanVersion reads a row of the columns in eventColumns, which must be the
+// next event of its stream.
+func scanVersion(r row, next persistence.Version) (persistence.Event, error) {
+	event, err := scanEvent(r)
+	if err == nil && event.Version != next {
+		err = fmt.Errorf("%s: version %d follows %d: the log is damaged", event.Stream, event.Version, next-1)
+	}
+	return event, err
 }
 
 // ReadMany returns the newest snapshot and the events after it for every
@@ -88,9 +103,11 @@ func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limi
 // readHistories reads up to readSlice streams with two statements. Versions
 // are dense, so a range of them limits the events of each stream.
 func readHistories(ctx context.Context, c *conn, streams []persistence.Stream, limit int, into []persistence.History) error {
-	args := make([]any, readSlice+1) // what is left over stays null, and finds nothing
+	args := make([]any, readSlice+1) // what stays null finds nothing
 	for i, stream := range streams {
-		args[i] = stream
+		if isName(stream) {
+			args[i] = stream
+		}
 	}
 	err := c.query(selectSnapshots, func(r row) error {
 		i := r.int(0)
@@ -113,10 +130,7 @@ func readHistories(ctx context.Context, c *conn, streams []persistence.Stream, l
 			h.More = true
 			return nil
 		}
-		event, err := scanEvent(r)
-		if before := last(h); err == nil && event.Version != before+1 {
-			err = fmt.Errorf("%s: version %d follows %d: the log is damaged", event.Stream, event.Version, before)
-		}
+		event, err := scanVersion(r, last(h)+1)
 		h.Events = append(h.Events, event)
 		return err
 	}, args...)
@@ -132,8 +146,7 @@ func last(h *persistence.History) persistence.Version {
 	return 0
 }
 
-// Tail returns what stands behind each cursor. It checks that offsets are
-// dense. // I9
+// Tail returns what stands behind each cursor. // I9
 func (s *Store) Tail(ctx context.Context, cursors []persistence.Cursor, limit int) ([]persistence.Event, error) {
 	var events []persistence.Event
 	err := s.read(ctx, func(c *conn) error {
@@ -173,6 +186,9 @@ func (s *Store) FindCommand(ctx context.Context, stream persistence.Stream, id p
 	var record persistence.CommandRecord
 	var found bool
 	err := s.view(ctx, func(c *conn) (err error) {
+		if !isName(stream) {
+			return nil
+		}
 		found, err = c.queryRow(selectLast, func(r row) {
 			last := persistence.Version(r.int(0))
 			record = persistence.CommandRecord{

@@ -12,6 +12,9 @@ func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snaps
 	err := s.write(ctx, func(c *conn) error {
 		for i := range snapshots {
 			snap := &snapshots[i]
+			if err := snap.Stream.Validate(); err != nil {
+				return err
+			}
 			_, err := c.exec(`insert into es_snapshot (stream, version, schema, at, payload) values (?, ?, ?, ?, ?)
 				on conflict (stream) do update set
 					version = excluded.version, schema = excluded.schema, at = excluded.at, payload = excluded.payload
@@ -33,6 +36,9 @@ func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snaps
 func (s *Store) DeleteSnapshots(ctx context.Context, streams []persistence.Stream) error {
 	err := s.write(ctx, func(c *conn) error {
 		for _, stream := range streams {
+			if !isName(stream) {
+				continue
+			}
 			if _, err := c.exec("delete from es_snapshot where stream = ?", stream); err != nil {
 				return err
 			}

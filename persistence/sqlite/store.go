@@ -167,6 +167,9 @@ func open(ctx context.Context, config Config, limits walLimits) (_ *Store, err e
 	if err := s.retry(ctx, func() (err error) { s.meta, err = readMeta(c); return err }); err != nil {
 		return nil, err
 	}
+	if s.meta.Copied, err = s.settle(ctx, c); err != nil {
+		return nil, err
+	}
 	if config.Partitions != 0 && config.Partitions != s.meta.Partitions {
 		return nil, setupError(fmt.Sprintf("it was created with %d partitions, not %d", s.meta.Partitions, config.Partitions), nil)
 	}
@@ -263,6 +266,17 @@ func (s *Store) view(ctx context.Context, fn func(*conn) error) error {
 // write lends the writing connection to fn in a transaction, which it commits
 // unless fn or ctx says no.
 func (s *Store) write(ctx context.Context, fn func(*conn) error) error {
+	return s.transact(ctx, func(w *writer) (bool, error) {
+		if err := fn(w.conn); err != nil {
+			return false, err
+		}
+		return true, ctx.Err()
+	})
+}
+
+// transact lends the writer to fn in a transaction, and commits it if fn wants
+// that.
+func (s *Store) transact(ctx context.Context, fn func(*writer) (commit bool, err error)) error {
 	w, err := borrow(ctx, s.closed, s.writer)
 	if err != nil {
 		return err
@@ -274,11 +288,8 @@ func (s *Store) write(ctx context.Context, fn func(*conn) error) error {
 	if err := s.begin(ctx, w.conn); err != nil {
 		return err
 	}
-	err = fn(w.conn)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
+	commit, err := fn(w)
+	if err != nil || !commit {
 		w.rollback()
 		return err
 	}
@@ -298,16 +309,21 @@ func (s *Store) commit(w *writer) error {
 
 // begin starts a transaction that holds the file's write lock.
 func (s *Store) begin(ctx context.Context, c *conn) error {
-	polite := s.turnstile.enter(ctx, s.abandon)
-	wait := longPause
+	polite, wait := s.turnstile.enter(ctx, s.abandon), longPause
 	if polite {
-		defer s.turnstile.leave()
 		wait = shortPause
 	}
-	return s.retryEvery(ctx, wait, func() error {
+	err := s.retryEvery(ctx, func(attempt int) time.Duration { return wait(attempt) }, func() error {
 		_, err := c.exec("begin immediate")
+		if isBusy(err) && !polite && s.turnstile.lock.tryLock() { // it is next now, whoever wrote meanwhile
+			polite, wait = true, shortPause
+		}
 		return err
 	})
+	if polite {
+		s.turnstile.leave()
+	}
+	return err
 }
 
 // alone runs fn while nobody starts to write: this store cannot, and others
@@ -373,3 +389,7 @@ func (s *Store) within(p persistence.Partition) error {
 	}
 	return nil
 }
+
+// isName reports whether a stream can have the name. What is none may have the
+// stored form of another's.
+func isName(s persistence.Stream) bool { return s.Validate() == nil }

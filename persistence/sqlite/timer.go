@@ -17,7 +17,7 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 	var due []persistence.Timer
 	err := s.view(ctx, func(c *conn) error {
 		due = due[:0]
-		for _, p := range partitions {
+		for _, p := range slices.Compact(slices.Sorted(slices.Values(partitions))) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}

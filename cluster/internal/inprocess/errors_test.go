@@ -228,6 +228,12 @@ func TestUnknownAggregateType(t *testing.T) {
 	others := aggregate.Define("counter", aggregate.Accepts[add]("add"), aggregate.Records[added]("added"))
 	_, err := others.Ref(h.nodes[0], "a").Send(within(t, patience), add{N: 1})
 	requireFailure(t, err, aggregate.KindInvalid, aggregate.ReasonUnknownType)
+	require.ErrorContains(t, err, `another definition of "counter" is; use the one the node was started with`)
+	absent := aggregate.Define("absent", aggregate.Accepts[add]("add"), aggregate.Records[added]("added"))
+	_, err = absent.Ref(h.nodes[0], "a").Send(within(t, patience), add{N: 1})
+	requireFailure(t, err, aggregate.KindInvalid, aggregate.ReasonUnknownType)
+	require.EqualError(t, err, `invalid (unknown-type): aggregate type "absent" is not among this node's Config.Aggregates`)
+	require.Equal(t, h.nodes[0].ID(), h.nodes[0].Owner("absent", "a").Owner, "of the partition, which the name has all the same")
 	for _, id := range []string{"", strings.Repeat("x", 513), "a\x00b", "\xff"} {
 		_, err := counters.Ref(h.nodes[0], id).Send(within(t, patience), add{N: 1})
 		requireFailure(t, err, aggregate.KindInvalid, aggregate.ReasonBadID)

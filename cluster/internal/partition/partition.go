@@ -71,14 +71,14 @@ func (m Member) weight() int64 {
 	}
 }
 
-// Members is the members that a view of the store knows, with equal weights: an
-// active node has a share, a joining or draining one has none.
+// Members is the members that a view of the store knows: an active node has the
+// share that its weight says, a joining or draining one has none.
 func Members(nodes []persistence.Node) []Member {
 	members := make([]Member, 0, len(nodes))
 	for _, n := range nodes {
 		switch n.State {
 		case persistence.Active:
-			members = append(members, Member{ID: n.ID})
+			members = append(members, Member{ID: n.ID, Weight: n.Weight})
 		case persistence.Joining, persistence.Draining:
 			members = append(members, Member{ID: n.ID, Weight: NoShare})
 		case persistence.Dead:

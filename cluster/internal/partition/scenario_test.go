@@ -159,6 +159,20 @@ func (w *world) run(t *testing.T, args []string) []string {
 		}
 		changed := w.tables[id].Update(persistence.View{Partitions: w.see(id).rows})
 		return []string{fmt.Sprintf("%d rows changed", len(changed))}
+	case "restore": // restore EPOCH: the store is an older copy, as it was when no epoch was higher
+		epoch, err := strconv.Atoi(args[0])
+		require.NoError(t, err)
+		for i := range w.rows {
+			w.rows[i].Epoch = min(w.rows[i].Epoch, persistence.Epoch(epoch))
+		}
+	case "setback": // setback NODE: its cached table follows a store that has gone back
+		id, back := persistence.NodeID(args[0]), 0
+		for p, now := range w.see(id).rows {
+			if was := w.tables[id].Owner(persistence.Partition(p)); was.Epoch > now.Epoch && w.tables[id].SetBack(was, now) {
+				back++
+			}
+		}
+		return []string{fmt.Sprintf("%d rows set back", back)}
 	case "owner": // owner NODE PARTITION: what its cached table says
 		p, err := strconv.Atoi(args[1])
 		require.NoError(t, err)

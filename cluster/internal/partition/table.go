@@ -9,7 +9,8 @@ import (
 // Table is what a node believes about who owns what: a cache of the store's
 // partition table, fed from views and from the answers of nodes that were asked
 // in vain. An entry only ever moves to a higher epoch, so news may arrive late,
-// twice or out of order. Being behind costs a detour, never correctness (I1).
+// twice or out of order; [Table.SetBack] is the exception. Being behind costs a
+// detour, never correctness (I1).
 //
 // It is safe for concurrent use; reading takes no lock and allocates nothing.
 // Every row is replaced as a whole, but different rows may be of different age.
@@ -62,6 +63,15 @@ func (t *Table) Learn(row persistence.Ownership) bool {
 			return true
 		}
 	}
+}
+
+// SetBack replaces a row by one whose epoch is not higher, because the store
+// itself has gone back, and may have gone another way since. It does nothing when the row is not known as it was: what came
+// meanwhile is newer. It reports whether it did.
+func (t *Table) SetBack(was, now persistence.Ownership) bool {
+	slot := &t.rows[was.Partition]
+	known := slot.Load()
+	return *known == was && slot.CompareAndSwap(known, &now)
 }
 
 // Rows copies the table, ascending by partition.

@@ -37,8 +37,18 @@ type Envelope struct {
 	Moved   []*Moved `protobuf:"bytes,6,rep,name=moved,proto3" json:"moved,omitempty"`
 	// Counted up by the sender whenever it has given calls up for lost. Calls of
 	// an earlier session are dropped: they may have been asked again since.
-	Session       uint64  `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
-	Kinds         []*Kind `protobuf:"bytes,8,rep,name=kinds,proto3" json:"kinds,omitempty"` // of the calls
+	Session uint64  `protobuf:"varint,7,opt,name=session,proto3" json:"session,omitempty"`
+	Kinds   []*Kind `protobuf:"bytes,8,rep,name=kinds,proto3" json:"kinds,omitempty"` // of the calls
+	// What the sender has just done to the partition table: hints, which save
+	// their reader a look into the store.
+	Rows []*Ownership `protobuf:"bytes,9,rep,name=rows,proto3" json:"rows,omitempty"`
+	// Contact. Whoever gets a ping sends an envelope with its number as pong.
+	Ping uint64 `protobuf:"varint,10,opt,name=ping,proto3" json:"ping,omitempty"`
+	Pong uint64 `protobuf:"varint,11,opt,name=pong,proto3" json:"pong,omitempty"`
+	// The sender leaves: whoever gets this asks it nothing more, and says farewell
+	// when it waits for no reply of the sender any more.
+	Leaving       bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Farewell      bool `protobuf:"varint,13,opt,name=farewell,proto3" json:"farewell,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +137,41 @@ func (x *Envelope) GetKinds() []*Kind {
 		return x.Kinds
 	}
 	return nil
+}
+
+func (x *Envelope) GetRows() []*Ownership {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *Envelope) GetPing() uint64 {
+	if x != nil {
+		return x.Ping
+	}
+	return 0
+}
+
+func (x *Envelope) GetPong() uint64 {
+	if x != nil {
+		return x.Pong
+	}
+	return 0
+}
+
+func (x *Envelope) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *Envelope) GetFarewell() bool {
+	if x != nil {
+		return x.Farewell
+	}
+	return false
 }
 
 // Kind is a command or query of an aggregate type.
@@ -572,12 +617,16 @@ func (x *NotOwner) GetOwner() string {
 	return ""
 }
 
-// Moved tells that the sender has just given a partition to the receiver. It is
-// a hint: the partition table in the store decides.
+// Moved tells that the sender has just given a partition to the receiver. The
+// partition table in the store decides; but if that still says so, the receiver
+// may serve at once, since the sender has told it all that a claim would.
 type Moved struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	Epoch         int64                  `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Head          int64                  `protobuf:"varint,3,opt,name=head,proto3" json:"head,omitempty"`     // the log's last offset, when served is set
+	Served        bool                   `protobuf:"varint,4,opt,name=served,proto3" json:"served,omitempty"` // the sender has served the partition and drained it
+	Hot           []*Hot                 `protobuf:"bytes,5,rep,name=hot,proto3" json:"hot,omitempty"`        // aggregates to bring into memory, hottest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,12 +675,155 @@ func (x *Moved) GetEpoch() int64 {
 	return 0
 }
 
+func (x *Moved) GetHead() int64 {
+	if x != nil {
+		return x.Head
+	}
+	return 0
+}
+
+func (x *Moved) GetServed() bool {
+	if x != nil {
+		return x.Served
+	}
+	return false
+}
+
+func (x *Moved) GetHot() []*Hot {
+	if x != nil {
+		return x.Hot
+	}
+	return nil
+}
+
+// Hot is an aggregate in use.
+type Hot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hot) Reset() {
+	*x = Hot{}
+	mi := &file_wire_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hot) ProtoMessage() {}
+
+func (x *Hot) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hot.ProtoReflect.Descriptor instead.
+func (*Hot) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Hot) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Hot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// Ownership is a row of the partition table.
+type Ownership struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Epoch         int64                  `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Owner         string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Released      bool                   `protobuf:"varint,4,opt,name=released,proto3" json:"released,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ownership) Reset() {
+	*x = Ownership{}
+	mi := &file_wire_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ownership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ownership) ProtoMessage() {}
+
+func (x *Ownership) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ownership.ProtoReflect.Descriptor instead.
+func (*Ownership) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Ownership) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Ownership) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Ownership) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Ownership) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
 var File_wire_proto protoreflect.FileDescriptor
 
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\fingrain.wire\"\x90\x02\n" +
+	"wire.proto\x12\fingrain.wire\"\x9b\x03\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
@@ -640,7 +832,13 @@ const file_wire_proto_rawDesc = "" +
 	"\areplies\x18\x05 \x03(\v2\x13.ingrain.wire.ReplyR\areplies\x12)\n" +
 	"\x05moved\x18\x06 \x03(\v2\x13.ingrain.wire.MovedR\x05moved\x12\x18\n" +
 	"\asession\x18\a \x01(\x04R\asession\x12(\n" +
-	"\x05kinds\x18\b \x03(\v2\x12.ingrain.wire.KindR\x05kinds\"D\n" +
+	"\x05kinds\x18\b \x03(\v2\x12.ingrain.wire.KindR\x05kinds\x12+\n" +
+	"\x04rows\x18\t \x03(\v2\x17.ingrain.wire.OwnershipR\x04rows\x12\x12\n" +
+	"\x04ping\x18\n" +
+	" \x01(\x04R\x04ping\x12\x12\n" +
+	"\x04pong\x18\v \x01(\x04R\x04pong\x12\x18\n" +
+	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1a\n" +
+	"\bfarewell\x18\r \x01(\bR\bfarewell\"D\n" +
 	"\x04Kind\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -683,10 +881,21 @@ const file_wire_proto_rawDesc = "" +
 	"\bNotOwner\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\";\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\"\x8c\x01\n" +
 	"\x05Moved\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x03R\x05epochB5Z3github.com/ingrain-go/ingrain/cluster/internal/wireb\x06proto3"
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x12\n" +
+	"\x04head\x18\x03 \x01(\x03R\x04head\x12\x16\n" +
+	"\x06served\x18\x04 \x01(\bR\x06served\x12#\n" +
+	"\x03hot\x18\x05 \x03(\v2\x11.ingrain.wire.HotR\x03hot\")\n" +
+	"\x03Hot\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"q\n" +
+	"\tOwnership\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x1a\n" +
+	"\breleased\x18\x04 \x01(\bR\breleasedB5Z3github.com/ingrain-go/ingrain/cluster/internal/wireb\x06proto3"
 
 var (
 	file_wire_proto_rawDescOnce sync.Once
@@ -700,30 +909,34 @@ func file_wire_proto_rawDescGZIP() []byte {
 	return file_wire_proto_rawDescData
 }
 
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_wire_proto_goTypes = []any{
-	(*Envelope)(nil), // 0: ingrain.wire.Envelope
-	(*Kind)(nil),     // 1: ingrain.wire.Kind
-	(*Call)(nil),     // 2: ingrain.wire.Call
-	(*Reply)(nil),    // 3: ingrain.wire.Reply
-	(*Error)(nil),    // 4: ingrain.wire.Error
-	(*NotOwner)(nil), // 5: ingrain.wire.NotOwner
-	(*Moved)(nil),    // 6: ingrain.wire.Moved
-	nil,              // 7: ingrain.wire.Error.DetailsEntry
+	(*Envelope)(nil),  // 0: ingrain.wire.Envelope
+	(*Kind)(nil),      // 1: ingrain.wire.Kind
+	(*Call)(nil),      // 2: ingrain.wire.Call
+	(*Reply)(nil),     // 3: ingrain.wire.Reply
+	(*Error)(nil),     // 4: ingrain.wire.Error
+	(*NotOwner)(nil),  // 5: ingrain.wire.NotOwner
+	(*Moved)(nil),     // 6: ingrain.wire.Moved
+	(*Hot)(nil),       // 7: ingrain.wire.Hot
+	(*Ownership)(nil), // 8: ingrain.wire.Ownership
+	nil,               // 9: ingrain.wire.Error.DetailsEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	2, // 0: ingrain.wire.Envelope.calls:type_name -> ingrain.wire.Call
 	3, // 1: ingrain.wire.Envelope.replies:type_name -> ingrain.wire.Reply
 	6, // 2: ingrain.wire.Envelope.moved:type_name -> ingrain.wire.Moved
 	1, // 3: ingrain.wire.Envelope.kinds:type_name -> ingrain.wire.Kind
-	4, // 4: ingrain.wire.Reply.error:type_name -> ingrain.wire.Error
-	5, // 5: ingrain.wire.Reply.not_owner:type_name -> ingrain.wire.NotOwner
-	7, // 6: ingrain.wire.Error.details:type_name -> ingrain.wire.Error.DetailsEntry
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	8, // 4: ingrain.wire.Envelope.rows:type_name -> ingrain.wire.Ownership
+	4, // 5: ingrain.wire.Reply.error:type_name -> ingrain.wire.Error
+	5, // 6: ingrain.wire.Reply.not_owner:type_name -> ingrain.wire.NotOwner
+	9, // 7: ingrain.wire.Error.details:type_name -> ingrain.wire.Error.DetailsEntry
+	7, // 8: ingrain.wire.Moved.hot:type_name -> ingrain.wire.Hot
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -737,7 +950,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

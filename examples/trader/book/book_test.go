@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/ingrain-go/ingrain/aggregate/aggregatetest"
 )
 
@@ -101,13 +103,11 @@ func TestOneOrderSetsOffABoundedNumberOfTrades(t *testing.T) {
 		instance.Evolve(e)
 	}
 	events, err := instance.Decide(Place(placed("cid", 1, Buy, 100, 10*(MaxTrades+1))))
-	if err != nil || len(events) != MaxTrades+2 {
-		t.Fatalf("%d events, %v", len(events), err)
-	}
-	last := events[len(events)-1].(OrderCancelled)
-	if last.Reason != TooManyTrades || last.Unfilled != 10 || last.Notice != MaxTrades+1 {
-		t.Fatalf("%+v", last)
-	}
+	require.NoError(t, err)
+	require.Len(t, events, MaxTrades+2)
+	require.Equal(t, OrderCancelled{
+		Order: id("cid", 1), Portfolio: "cid", Notice: MaxTrades + 1, Unfilled: 10, Reason: TooManyTrades,
+	}, events[len(events)-1])
 }
 
 func TestAnOrderThatArrivesAgainHasNoEffect(t *testing.T) {
@@ -143,6 +143,12 @@ func TestAnImpossibleOrderIsRefusedForGood(t *testing.T) {
 		When(p).ThenNothing()
 	taken := Place{Order: id("bob", 1), Portfolio: "ann", Number: 1, Side: Buy, Price: 100, Quantity: 10}
 	given(t, placed("bob", 1, Buy, 100, 10)).When(taken).Then(refused(taken, BadOrderID))
+}
+
+func TestAnOrderNeedsAPortfolioThatCanBeTold(t *testing.T) {
+	for _, p := range []PortfolioID{"", "a\x00", PortfolioID(make([]byte, MaxText+1))} {
+		given(t).When(Place{Order: "o", Portfolio: p, Number: 1, Side: Buy, Price: 100, Quantity: 10}).ThenRejected(ErrPortfolio)
+	}
 }
 
 func TestOnlyTheOwnerCancelsAndOnlyWhatIsOpen(t *testing.T) {

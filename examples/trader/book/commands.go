@@ -52,7 +52,7 @@ func (c Allot) Decide(b Book) ([]Event, error) {
 	switch {
 	case b.Company == "":
 		return nil, ErrNotOpen
-	case aggregate.CheckID(string(c.Portfolio)) != nil || len(c.Portfolio) > MaxText:
+	case !isID(string(c.Portfolio)):
 		return nil, ErrPortfolio
 	case c.Quantity <= 0 || c.Quantity > MaxQuantity || c.Quantity%b.Lot != 0:
 		return nil, ErrQuantity
@@ -102,9 +102,12 @@ type Place struct {
 	Quantity  Quantity
 }
 
-// Decide matches the order against the other side of the book.
+// Decide matches the order against the other side of the book. It wants a
+// portfolio to which the book can send its notices.
 func (c Place) Decide(b Book) ([]Event, error) {
 	switch link := b.Links[c.Portfolio]; {
+	case !isID(string(c.Portfolio)):
+		return nil, ErrPortfolio
 	case c.Number <= link.Orders:
 		return nil, nil
 	case c.Number > link.Orders+1:
@@ -119,12 +122,15 @@ func (c Place) Decide(b Book) ([]Event, error) {
 	return c.match(&b), nil
 }
 
+// isID reports whether a text survives every codec and can address an aggregate.
+func isID(s string) bool { return len(s) <= MaxText && aggregate.CheckID(s) == nil }
+
 func (c Place) refusal(b *Book) Reason {
 	_, known := b.Open[c.Order]
 	switch {
 	case b.Company == "":
 		return UnknownBook
-	case aggregate.CheckID(string(c.Order)) != nil || len(c.Order) > MaxText || known:
+	case !isID(string(c.Order)) || known:
 		return BadOrderID
 	case c.Side != Buy && c.Side != Sell:
 		return BadSide

@@ -47,7 +47,7 @@ func (l *AckLog) Close() error { return l.file.Close() }
 // ReadAcks calls yield for every acknowledgement in the files of a folder. An
 // unfinished last line, of a process that was killed, is ignored; any other
 // line that is none is an error. A folder that does not exist holds none.
-func ReadAcks(dir string, yield func(file string, a Ack)) error {
+func ReadAcks(dir string, yield func(Ack)) error {
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".acks") {
 			return err
@@ -60,7 +60,7 @@ func ReadAcks(dir string, yield func(file string, a Ack)) error {
 	return nil
 }
 
-func readAcks(path string, yield func(string, Ack)) error {
+func readAcks(path string, yield func(Ack)) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -82,6 +82,6 @@ func readAcks(path string, yield func(string, Ack)) error {
 		if a.Command, err = aggregate.ParseCommandID(id); err != nil {
 			return fmt.Errorf("%s:%d: %w", path, n, err)
 		}
-		yield(path, a)
+		yield(a)
 	}
 }

@@ -9,7 +9,8 @@ import (
 
 // bookModel is a book as the checker understands it: two heaps of open orders.
 type bookModel struct {
-	orders  map[book.OrderID]*order
+	orders  map[book.OrderID]*order   // open
+	placed  map[book.OrderID]struct{} // ever
 	sides   map[book.Side]*queue
 	arrived int64
 	trades  int64
@@ -65,6 +66,7 @@ func (q *queue) top() *order {
 func newBookModel() *bookModel {
 	return &bookModel{
 		orders: map[book.OrderID]*order{},
+		placed: map[book.OrderID]struct{}{},
 		sides:  map[book.Side]*queue{book.Buy: {}, book.Sell: {}},
 	}
 }
@@ -77,23 +79,26 @@ func (c *Checker) book(e *persistence.Event, decoded any) {
 		c.books[id] = b
 	}
 	if e.Command != b.command {
-		b.settled(c, id)
+		b.uncrossed(c, id)
 		b.command = e.Command
 	}
 	switch event := decoded.(type) {
 	case book.Opened:
+		if b.shares != 0 {
+			c.found.add("I2", "book %s is opened again, with %d shares after %d", id, event.Shares, b.shares)
+		}
 		b.shares = event.Shares
 	case book.Allotted:
 		b.allotted += event.Quantity
 		if b.allotted > b.shares {
 			c.found.add("I2", "book %s: %d shares allotted of %d", id, b.allotted, b.shares)
 		}
-		c.owe(due{receipt, id, string(event.Portfolio), event.Notice}, terms{quantity: int64(event.Quantity)})
+		c.owe(due{allotment, id, string(event.Portfolio), event.Notice}, terms{quantity: int64(event.Quantity)})
 	case book.OrderPlaced:
 		b.place(c, e, event)
 	case book.OrderRefused:
 		c.pay(due{placement, id, string(event.Portfolio), event.Number}, terms{order: string(event.Order), quantity: int64(event.Quantity)})
-		c.owe(due{ending, id, string(event.Portfolio), event.Notice}, terms{order: string(event.Order), quantity: int64(event.Quantity)})
+		c.owe(due{release, id, string(event.Portfolio), event.Notice}, terms{order: string(event.Order), quantity: int64(event.Quantity)})
 	case book.Traded:
 		c.trades++
 		b.trade(c, e, event)
@@ -102,12 +107,15 @@ func (c *Checker) book(e *persistence.Event, decoded any) {
 		if o == nil {
 			c.found.add("I5", "book %s: order %s is cancelled and was not open", id, event.Order)
 		} else {
+			if o.portfolio != event.Portfolio {
+				c.found.add("I5", "book %s: order %s of %s is cancelled as one of %s", id, event.Order, o.portfolio, event.Portfolio)
+			}
 			if o.remaining != event.Unfilled {
 				c.found.add("I5", "book %s: order %s is cancelled with %d unfilled, its trades leave %d", id, event.Order, event.Unfilled, o.remaining)
 			}
 			b.close(o)
 		}
-		c.owe(due{ending, id, string(event.Portfolio), event.Notice}, terms{order: string(event.Order), quantity: int64(event.Unfilled)})
+		c.owe(due{release, id, string(event.Portfolio), event.Notice}, terms{order: string(event.Order), quantity: int64(event.Unfilled)})
 	}
 }
 
@@ -115,9 +123,10 @@ func (b *bookModel) place(c *Checker, e *persistence.Event, event book.OrderPlac
 	c.pay(due{placement, e.Stream.ID, string(event.Portfolio), event.Number}, terms{
 		order: string(event.Order), side: string(event.Side), price: int64(event.Price), quantity: int64(event.Quantity),
 	})
-	if b.orders[event.Order] != nil {
-		c.duplicate("order "+string(event.Order), "book %s: order %s is placed again while it is open", e.Stream.ID, event.Order)
+	if _, again := b.placed[event.Order]; again {
+		c.duplicate("order "+string(event.Order), "book %s: order %s is placed again", e.Stream.ID, event.Order)
 	}
+	b.placed[event.Order] = struct{}{}
 	q := b.sides[event.Side]
 	if q == nil || event.Quantity <= 0 || event.Price <= 0 {
 		c.found.add("I5", "book %s: order %s is %q %d at %d", e.Stream.ID, event.Order, event.Side, event.Quantity, event.Price)
@@ -141,7 +150,7 @@ func (b *bookModel) trade(c *Checker, e *persistence.Event, t book.Traded) {
 	}
 	cash := int64(t.Price) * int64(t.Quantity)
 	for side, p := range map[book.Side]book.Party{book.Buy: t.Buyer(), book.Sell: t.Seller()} {
-		c.owe(due{settling, id, string(p.Portfolio), p.Notice}, terms{
+		c.owe(due{settlement, id, string(p.Portfolio), p.Notice}, terms{
 			order: string(p.Order), side: string(side), quantity: int64(t.Quantity), cash: cash, trade: t.Number,
 		})
 	}
@@ -176,7 +185,7 @@ func (b *bookModel) priority(c *Checker, e *persistence.Event, t book.Traded, ma
 	id := e.Stream.ID
 	switch {
 	case maker.side == taker.side || taker.side != t.Taker:
-		c.found.add("I7", "book %s, trade %d: %s took from %s", id, t.Number, taker.side, maker.side)
+		c.found.add("I7", "book %s, trade %d: %s took from %s, and is called %s", id, t.Number, taker.side, maker.side, t.Taker)
 		return
 	case taker.command != e.Command || taker.arrival != b.arrived:
 		c.found.add("I7", "book %s, trade %d: order %s did not come with this command", id, t.Number, taker.id)
@@ -195,8 +204,8 @@ func (b *bookModel) close(o *order) {
 	delete(b.orders, o.id)
 }
 
-// settled checks the book between two commands.
-func (b *bookModel) settled(c *Checker, id string) {
+// uncrossed checks the book between two commands.
+func (b *bookModel) uncrossed(c *Checker, id string) {
 	bid, ask := b.sides[book.Buy].top(), b.sides[book.Sell].top()
 	if bid != nil && ask != nil && bid.price >= ask.price {
 		c.found.add("I6", "book %s is crossed: bid %d of order %s, ask %d of order %s", id, bid.price, bid.id, ask.price, ask.id)

@@ -5,19 +5,21 @@
 // and portfolios with models of its own, which share no code with the
 // aggregates, and reports what does not hold:
 //
-//	I1  money: deposits - withdrawals = all portfolios + settlements in flight
+//	I1  money: deposits - withdrawals = all portfolios + settlements in flight;
+//	    a portfolio is opened once, for a user
 //	I2  shares: allotted = all portfolios + settlements in flight, and within
-//	    what the company has
+//	    what the company has, which is said once
 //	I3  nothing is negative; reserved is the sum of the reservations by order
 //	I4  a trade settles once on each side, and nothing else settles
-//	I5  an order is filled by its trades, up to its quantity, while it is open
+//	I5  an order is filled by its trades, up to its quantity, while it is open,
+//	    and is its portfolio's throughout
 //	I6  no book is crossed after a command
 //	I7  no trade passes over a resting order with priority
 //	I8  a trade is at the resting order's price, and within both limits
 //	I9  reservations are those of the open orders, and of these alone
 //	I11 everything that was begun is finished, once the market is quiet
 //	I12 an acknowledged command is in the log; a command has one effect, a
-//	    client's request one order
+//	    client's request one order, and an order comes to its book once
 //	I14 nobody trades with himself
 //	I15 epochs never decrease in a partition; offsets and versions are dense;
 //	    every event has a command and can be read
@@ -28,6 +30,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -67,6 +70,7 @@ type trail struct {
 
 // effect is where a command's events are.
 type effect struct {
+	stream    persistence.Stream
 	partition persistence.Partition
 	last      persistence.Offset
 	version   persistence.Version
@@ -163,12 +167,12 @@ func (c *Checker) command(e *persistence.Event) {
 		return
 	}
 	had, again := c.commands[e.Command]
-	if again && (had.partition != e.Partition || had.last != e.Offset-1 || had.version != e.Version-1) {
+	if again && (had.stream != e.Stream || had.partition != e.Partition || had.last != e.Offset-1 || had.version != e.Version-1) {
 		c.duplicate("command "+aggregate.CommandID(e.Command).String(),
 			"command %s has events at partition %d, offset %d, and again at partition %d, offset %d",
 			aggregate.CommandID(e.Command), had.partition, had.last, e.Partition, e.Offset)
 	}
-	c.commands[e.Command] = effect{partition: e.Partition, last: e.Offset, version: e.Version}
+	c.commands[e.Command] = effect{stream: e.Stream, partition: e.Partition, last: e.Offset, version: e.Version}
 }
 
 // duplicate counts a command or a request that had an effect more than once.
@@ -239,8 +243,8 @@ func (v Violation) String() string {
 // Report checks what can only be told of the whole log, and returns all
 // findings. It is called once, at the end, when the market is quiet.
 func (c *Checker) Report() Report {
-	for id, b := range c.books {
-		b.settled(c, id) // the last command's
+	for _, id := range sortedKeys(c.books) {
+		c.books[id].uncrossed(c, id) // the last command's
 	}
 	c.outstanding()
 	c.conservation()
@@ -275,17 +279,11 @@ func (f findings) sorted() []Violation {
 		slices.Sort(v.Examples)
 		out = append(out, *v)
 	}
-	slices.SortFunc(out, func(a, b Violation) int {
-		if len(a.Invariant) != len(b.Invariant) {
-			return len(a.Invariant) - len(b.Invariant)
-		}
-		if a.Invariant < b.Invariant {
-			return -1
-		}
-		return 1
+	slices.SortFunc(out, func(a, b Violation) int { // I2 before I10
+		return cmp.Or(cmp.Compare(len(a.Invariant), len(b.Invariant)), cmp.Compare(a.Invariant, b.Invariant))
 	})
 	return out
 }
 
 // sortedKeys makes reports the same each time.
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

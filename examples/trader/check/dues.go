@@ -1,6 +1,14 @@
 package check
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ingrain-go/ingrain/examples/trader/book"
+	"github.com/ingrain-go/ingrain/examples/trader/portfolio"
+)
 
 // due is a step that one aggregate owes another: caused in one stream, done in
 // another, once each. Since partitions are read in no order between them, the
@@ -19,11 +27,11 @@ func (d due) String() string {
 type kind string
 
 const (
-	opening   kind = "opening"   // user -> portfolio
-	placement kind = "placement" // portfolio -> book
-	receipt   kind = "allotment" // book -> portfolio, as are the others
-	settling  kind = "settlement"
-	ending    kind = "release"
+	opening    kind = "opening"   // user -> portfolio
+	placement  kind = "placement" // portfolio -> book
+	allotment  kind = "allotment" // book -> portfolio, as are the others
+	settlement kind = "settlement"
+	release    kind = "release"
 )
 
 // terms are what cause and doing must agree on.
@@ -68,7 +76,7 @@ func (c *Checker) agree(d due, a, b terms) {
 		return
 	}
 	switch d.kind {
-	case settling:
+	case settlement:
 		c.found.add("I4", "%s: %+v and %+v", d, a, b)
 		if a.cash != b.cash {
 			c.found.add("I1", "%s moves %d cents and %d cents", d, a.cash, b.cash)
@@ -76,7 +84,7 @@ func (c *Checker) agree(d due, a, b terms) {
 		if a.quantity != b.quantity {
 			c.found.add("I2", "%s moves %d shares and %d shares", d, a.quantity, b.quantity)
 		}
-	case receipt:
+	case allotment:
 		c.found.add("I2", "%s: %d shares and %d shares", d, a.quantity, b.quantity)
 	default:
 		c.found.add("I9", "%s: %+v and %+v", d, a, b)
@@ -85,19 +93,21 @@ func (c *Checker) agree(d due, a, b terms) {
 
 // outstanding reports what was never met, or met too often.
 func (c *Checker) outstanding() {
-	for d, had := range c.dues {
+	inOrder := slices.SortedFunc(maps.Keys(c.dues), func(a, b due) int { return cmp.Compare(a.String(), b.String()) })
+	for _, d := range inOrder {
+		had := c.dues[d]
 		if had.times > 0 {
 			c.found.add("I11", "%s was not carried out", d)
 		}
 		switch {
-		case d.kind == settling && had.times > 0:
+		case d.kind == settlement && had.times > 0:
 			c.found.add("I4", "trade %d of book %s did not settle for %s", had.terms.trade, d.book, d.portfolio)
-		case d.kind == settling:
+		case d.kind == settlement:
 			c.found.add("I4", "%s, order %s: settled %d times more than it traded", d, had.terms.order, -had.times)
-		case d.kind == receipt && had.times < 0:
+		case d.kind == allotment && had.times < 0:
 			c.found.add("I2", "%s: received %d times more than allotted", d, -had.times)
 		case d.kind == opening && had.times < 0:
-			// A portfolio may be opened for somebody who never signed up.
+			c.found.add("I1", "portfolio %s: opened, with first cash, %d times more than its user signed up", d.portfolio, -had.times)
 		case had.times < 0:
 			c.found.add("I9", "%s, order %s: done %d times more than caused", d, had.terms.order, -had.times)
 		}
@@ -123,13 +133,13 @@ func (c *Checker) conservation() {
 			continue
 		}
 		switch {
-		case d.kind == settling && had.terms.side == "sell": // to be paid, and to give
+		case d.kind == settlement && had.terms.side == "sell": // to be paid, and to give
 			cash += had.terms.cash
 			shares[d.book] -= had.terms.quantity
-		case d.kind == settling:
+		case d.kind == settlement:
 			cash -= had.terms.cash
 			shares[d.book] += had.terms.quantity
-		case d.kind == receipt:
+		case d.kind == allotment:
 			shares[d.book] += had.terms.quantity
 		}
 	}
@@ -142,8 +152,8 @@ func (c *Checker) conservation() {
 		}
 		delete(shares, id)
 	}
-	for id, n := range shares {
-		if n != 0 {
+	for _, id := range sortedKeys(shares) {
+		if n := shares[id]; n != 0 {
 			c.found.add("I2", "portfolios hold %d shares of %s, which has no book", n, id)
 		}
 	}
@@ -152,22 +162,28 @@ func (c *Checker) conservation() {
 // reservations checks that what is reserved is for the open orders (I9).
 func (c *Checker) reservations() {
 	for _, id := range sortedKeys(c.portfolios) {
-		for o, r := range c.portfolios[id].open {
+		l := c.portfolios[id]
+		for _, o := range sortedKeys(l.open) {
+			r := l.open[o]
 			b := c.books[r.book]
-			if b == nil || b.orders[orderID(o)] == nil {
+			if b == nil || b.orders[book.OrderID(o)] == nil {
 				c.found.add("I9", "portfolio %s reserves for order %s, which is not open in book %s", id, o, r.book)
 				continue
 			}
-			if open := b.orders[orderID(o)]; string(open.portfolio) != id || int64(open.remaining) != r.remaining || int64(open.price) != r.limit || string(open.side) != string(r.side) {
+			open := b.orders[book.OrderID(o)]
+			if string(open.portfolio) != id || int64(open.remaining) != r.remaining ||
+				int64(open.price) != r.limit || string(open.side) != string(r.side) {
 				c.found.add("I9", "portfolio %s reserves %s %d at %d for order %s, the book has %s %d at %d of %s",
 					id, r.side, r.remaining, r.limit, o, open.side, open.remaining, open.price, open.portfolio)
 			}
 		}
 	}
 	for _, id := range sortedKeys(c.books) {
-		for o, open := range c.books[id].orders {
+		b := c.books[id]
+		for _, o := range sortedKeys(b.orders) {
+			open := b.orders[o]
 			l := c.portfolios[string(open.portfolio)]
-			if l == nil || l.open[reservationID(o)] == nil {
+			if l == nil || l.open[portfolio.OrderID(o)] == nil {
 				c.found.add("I9", "book %s: order %s is open without a reservation of %s", id, o, open.portfolio)
 			}
 		}

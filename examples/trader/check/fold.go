@@ -10,9 +10,6 @@ import (
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
-func orderID(id portfolio.OrderID) book.OrderID       { return book.OrderID(id) }
-func reservationID(id book.OrderID) portfolio.OrderID { return portfolio.OrderID(id) }
-
 // fold evolves the aggregate itself, to be compared with the model (I16).
 func (c *Checker) fold(d *aggregate.Definition, stream persistence.Stream, event any) {
 	instance := c.folds[stream]
@@ -31,34 +28,19 @@ func (c *Checker) fold(d *aggregate.Definition, stream persistence.Stream, event
 // folded compares aggregates and models.
 func (c *Checker) folded() {
 	for _, id := range sortedKeys(c.books) {
-		state, ok := c.state("book", id).(*book.Book)
-		if !ok || state.Company == "" {
-			continue
-		}
-		resters, err := book.Resters{}.Answer(*state)
-		if err != nil {
-			c.found.add("I16", "book %s: %v", id, err)
-			continue
-		}
+		resters, _ := book.Resters{}.Answer(*state(c, book.Books, id)) // a book that is not open has none
 		c.Live(id, resters)
 	}
 	for _, id := range sortedKeys(c.portfolios) {
-		state, ok := c.state("portfolio", id).(*portfolio.Portfolio)
-		if !ok {
-			c.found.add("I16", "portfolio %s has no state", id)
-			continue
-		}
-		if got, want := sum(state), c.portfolios[id].sum(); got != want {
+		if got, want := sum(state(c, portfolio.Portfolios, id)), c.portfolios[id].sum(); got != want {
 			c.found.add("I16", "portfolio %s is %s, its log says %s", id, got, want)
 		}
 	}
 }
 
-func (c *Checker) state(typ, id string) any {
-	if instance := c.folds[persistence.Stream{Type: typ, ID: id}]; instance != nil {
-		return instance.State()
-	}
-	return nil
+// state is what the aggregate itself made of the events that its model has seen.
+func state[S any](c *Checker, typ *aggregate.Type[S], id string) *S {
+	return c.folds[persistence.Stream{Type: typ.Name(), ID: id}].State().(*S)
 }
 
 // Live compares the open orders that somebody sees in a book, in priority order

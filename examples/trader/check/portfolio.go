@@ -57,7 +57,7 @@ func (c *Checker) portfolio(e *persistence.Event, decoded any) {
 	case portfolio.Received:
 		at = string(event.Book)
 		l.stock(at).available += int64(event.Quantity)
-		c.pay(due{receipt, at, id, event.Notice}, terms{quantity: int64(event.Quantity)})
+		c.pay(due{allotment, at, id, event.Notice}, terms{quantity: int64(event.Quantity)})
 	case portfolio.Reserved:
 		at = string(event.Book)
 		c.reserved(l, e, event)
@@ -121,7 +121,7 @@ func (c *Checker) request(owner string, event portfolio.Reserved) {
 
 func (c *Checker) settled(l *ledger, e *persistence.Event, event portfolio.Settled) {
 	id, at := e.Stream.ID, string(event.Book)
-	c.pay(due{settling, at, id, event.Notice}, terms{
+	c.pay(due{settlement, at, id, event.Notice}, terms{
 		order: string(event.Order), side: string(event.Side), quantity: int64(event.Quantity), cash: int64(event.Cash), trade: event.Trade,
 	})
 	s := l.stock(at)
@@ -138,7 +138,7 @@ func (c *Checker) settled(l *ledger, e *persistence.Event, event portfolio.Settl
 
 func (c *Checker) released(l *ledger, e *persistence.Event, event portfolio.Released) {
 	id, at := e.Stream.ID, string(event.Book)
-	c.pay(due{ending, at, id, event.Notice}, terms{order: string(event.Order), quantity: int64(event.Quantity)})
+	c.pay(due{release, at, id, event.Notice}, terms{order: string(event.Order), quantity: int64(event.Quantity)})
 	if event.Side == portfolio.Buy {
 		l.reserved -= int64(event.Cash)
 		l.available += int64(event.Cash)

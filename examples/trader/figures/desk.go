@@ -26,8 +26,8 @@ func (d *Desk) Run(ctx context.Context, command func(context.Context) (aggregate
 	began := time.Now()
 	receipt, err := command(ctx)
 	if err == nil {
-		if err := d.Acks.Add(receipt); err != nil {
-			return receipt, fmt.Errorf("keep the receipt of %s: %w", receipt.Command, err)
+		if err = d.Acks.Add(receipt); err != nil {
+			err = fmt.Errorf("keep the receipt of %s: %w", receipt.Command, err)
 		}
 	}
 	d.Recorder.End(err, time.Since(began))

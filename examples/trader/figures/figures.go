@@ -10,11 +10,12 @@ import (
 	"github.com/ingrain-go/ingrain/aggregate"
 )
 
-// Figures are counts since the process started. They add up.
+// Figures are counts since the process started, but for Parked, which is of
+// this moment. They add up.
 type Figures struct {
 	Commands     int64 `json:"commands"`     // begun
 	Acknowledged int64 `json:"acknowledged"` // receipts received
-	Rejected     int64 `json:"rejected"`     // the domain said no
+	Rejected     int64 `json:"rejected"`     // the domain said no, or the request was invalid
 	NotDone      int64 `json:"not_done"`     // certainly without effect
 	Unknown      int64 `json:"unknown"`      // given up without knowing
 	Steps        int64 `json:"steps"`        // of the settlement

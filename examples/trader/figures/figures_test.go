@@ -1,6 +1,7 @@
 package figures
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -43,6 +44,20 @@ func TestClassesFollowEachOther(t *testing.T) {
 		require.Less(t, d, end(c))
 		last = c
 	}
+}
+
+// full is a disk on which no receipt can be kept.
+type full struct{}
+
+func (full) Add(aggregate.Receipt) error { return errors.New("no space left") }
+
+func TestACommandWhoseReceiptIsNotKeptIsUnknown(t *testing.T) {
+	desk := Desk{Recorder: &Recorder{}, Acks: full{}}
+	_, err := desk.Run(t.Context(), func(context.Context) (aggregate.Receipt, error) { return aggregate.Receipt{}, nil })
+	require.ErrorContains(t, err, "no space left")
+	require.Equal(t, aggregate.KindUnknown, aggregate.KindOf(err))
+	f := desk.Recorder.Snapshot()
+	require.Equal(t, []int64{1, 0, 1}, []int64{f.Commands, f.Acknowledged, f.Unknown})
 }
 
 func TestOutcomesAreSorted(t *testing.T) {

@@ -108,6 +108,9 @@ func Place(ctx context.Context, gateway aggregate.Gateway, o Order) (portfolio.O
 }
 
 // Cancel takes an order out of its book.
-func Cancel(ctx context.Context, gateway aggregate.Gateway, user, bookID string, order portfolio.OrderID) (aggregate.Receipt, error) {
-	return book.Books.Ref(gateway, bookID).Send(ctx, book.Cancel{Order: book.OrderID(order), Portfolio: book.PortfolioID(user)})
+func Cancel(
+	ctx context.Context, gateway aggregate.Gateway, user, bookID string, order portfolio.OrderID, options ...aggregate.Option,
+) (aggregate.Receipt, error) {
+	return book.Books.Ref(gateway, bookID).Send(ctx,
+		book.Cancel{Order: book.OrderID(order), Portfolio: book.PortfolioID(user)}, options...)
 }

@@ -5,7 +5,6 @@ package markettest
 
 import (
 	"context"
-	"maps"
 	"testing"
 	"time"
 
@@ -157,14 +156,11 @@ func (w *World) Order(user string, b portfolio.BookID, side portfolio.Side, quan
 	return portfolio.OrderID(id.String())
 }
 
-// Heads returns the end of each partition's log.
-func (w *World) Heads() map[persistence.Partition]persistence.Offset { return maps.Clone(w.heads) }
-
 // Find returns the place in the log of the n-th event of a type, from 0.
 func (w *World) Find(stream persistence.Stream, typ string, n int) int {
 	w.t.Helper()
 	for i, e := range w.Log {
-		if e.Type == typ && (e.Stream == stream || stream.ID == "" && e.Stream.Type == stream.Type) {
+		if e.Type == typ && e.Stream == stream {
 			if n == 0 {
 				return i
 			}

@@ -6,11 +6,8 @@
 // parts as there are trades. Nothing is ever reserved twice, settled twice or
 // below zero.
 //
-// A portfolio and a book talk through two numbered sequences without holes. A
-// portfolio numbers the orders it sends to a book, and a book numbers the
-// notices it owes a portfolio: trades, refusals, cancellations, allotments.
-// Each side acts on the next number only, ignores the ones it had, and so needs
-// to remember one integer to make any repetition harmless for ever.
+// Package book says how a portfolio and a book talk: through two numbered
+// sequences, of orders and of notices.
 package portfolio
 
 import (

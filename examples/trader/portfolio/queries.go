@@ -1,6 +1,9 @@
 package portfolio
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Statement asks for everything in the portfolio.
 type Statement struct{}
@@ -45,17 +48,7 @@ func (Statement) Answer(p Portfolio) (View, error) {
 	for id, r := range p.Orders {
 		v.Orders = append(v.Orders, Order{ID: id, Book: r.Book, Side: r.Side, Limit: r.Limit, Remaining: r.Remaining})
 	}
-	slices.SortFunc(v.Holdings, func(a, b Stock) int { return compare(a.Book, b.Book) })
-	slices.SortFunc(v.Orders, func(a, b Order) int { return compare(a.ID, b.ID) })
+	slices.SortFunc(v.Holdings, func(a, b Stock) int { return cmp.Compare(a.Book, b.Book) })
+	slices.SortFunc(v.Orders, func(a, b Order) int { return cmp.Compare(a.ID, b.ID) })
 	return v, nil
-}
-
-func compare[T ~string](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -25,8 +25,8 @@ const (
 	// himself every lookEvery commands.
 	maxOpen   = 20
 	lookEvery = 10
-	// patience bounds one attempt, attempts are made of a command whose
-	// outcome is not known.
+	// patience bounds one attempt. A command that was not done, or whose
+	// outcome is not known, is attempted so often.
 	patience = 5 * time.Second
 	attempts = 6
 )
@@ -194,13 +194,12 @@ func (r *robot) placing(o market.Order) command {
 func (r *robot) cancelling(o portfolio.Order) command {
 	id := aggregate.WithCommandID(aggregate.NewCommandID())
 	return func(ctx context.Context) (aggregate.Receipt, error) {
-		return book.Books.Ref(r.config.Gateway, string(o.Book)).Send(ctx,
-			book.Cancel{Order: book.OrderID(o.ID), Portfolio: book.PortfolioID(r.name)}, id)
+		return market.Cancel(ctx, r.config.Gateway, r.name, string(o.Book), o.ID, id)
 	}
 }
 
-// do sends one command, and sends it again under the same id as long as its
-// outcome is not known. It goes on when the crew stops: a command begun is
+// do sends one command, and sends it again under the same id when it was not
+// done or its outcome is not known. It goes on when the crew stops: a command begun is
 // finished. It reports whether the command was acknowledged.
 func (r *robot) do(ctx context.Context, c command) bool {
 	ctx = aggregate.WithMetadata(context.WithoutCancel(ctx), aggregate.Metadata{User: r.name})

@@ -21,7 +21,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"time"
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/eventsourcing"
@@ -161,6 +160,3 @@ func caused(e *persistence.Event) aggregate.Metadata {
 	m.Causation = fmt.Sprintf("%s@%d", e.Stream, e.Version)
 	return m
 }
-
-// attempt bounds one try of one command.
-const attempt = 5 * time.Second

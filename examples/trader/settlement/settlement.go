@@ -23,6 +23,8 @@ const (
 	// saveEvery is how often cursors are stored. What a crash leaves unsaved is
 	// repeated by the next owner, without effect.
 	saveEvery = 250 * time.Millisecond
+	// attempt bounds one try of one step.
+	attempt = 5 * time.Second
 	// A step that fails is tried again after a pause that doubles up to retryMax.
 	retryMin, retryMax = 20 * time.Millisecond, time.Second
 )
@@ -287,7 +289,7 @@ func (s *Settler) settle(ctx context.Context, events []persistence.Event) bool {
 
 // step sends one command until it is acknowledged.
 func (s *Settler) step(ctx context.Context, r *Reaction) bool {
-	send, parked := r.Send, false
+	send, anew, parked := r.Send, false, false
 	defer func() {
 		if parked {
 			s.parked.Add(-1)
@@ -305,8 +307,8 @@ func (s *Settler) step(ctx context.Context, r *Reaction) bool {
 		switch {
 		case ctx.Err() != nil:
 			return false
-		case errors.As(err, &failure) && failure.Reason == aggregate.ReasonCommandTooOld:
-			send = r.SendAnew
+		case !anew && errors.As(err, &failure) && failure.Reason == aggregate.ReasonCommandTooOld:
+			send, anew = r.SendAnew, true
 			continue
 		}
 		s.retries.Add(1)

@@ -18,6 +18,7 @@ import (
 	"github.com/ingrain-go/ingrain/examples/trader/markettest"
 	"github.com/ingrain-go/ingrain/examples/trader/portfolio"
 	"github.com/ingrain-go/ingrain/examples/trader/settlement"
+	"github.com/ingrain-go/ingrain/examples/trader/users"
 	"github.com/ingrain-go/ingrain/persistence"
 	"github.com/ingrain-go/ingrain/persistence/memory"
 )
@@ -142,22 +143,57 @@ func tail(t *testing.T, store persistence.Store, c *check.Checker) {
 	}
 }
 
+var quiet = slog.New(slog.DiscardHandler)
+
+// startNode starts a node of one, with the market's aggregates on it.
+func startNode(t *testing.T) (*cluster.Node, persistence.Store) {
+	store, err := memory.Open(memory.Config{Partitions: 8})
+	require.NoError(t, err)
+	node, err := cluster.Start(t.Context(), &cluster.Config{Store: store, Aggregates: market.Aggregates(), Logger: quiet, LockDir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, node.Stop(context.Background())) })
+	require.NoError(t, node.Ready(t.Context()))
+	return node, store
+}
+
+// startSettler looks after every partition of the store.
+func startSettler(store persistence.Store, gateway aggregate.Gateway) *settlement.Settler {
+	return settlement.Start(settlement.Config{
+		Store: store, Name: "settlement", Gateway: gateway, Welcome: market.Welcome, Logger: quiet,
+		Owned: func() []persistence.Partition { return []persistence.Partition{0, 1, 2, 3, 4, 5, 6, 7} },
+	})
+}
+
+// otherTime is a gateway whose clock no command id agrees with.
+type otherTime struct{ seen chan aggregate.CommandID }
+
+func (g otherTime) Deliver(ctx context.Context, r *aggregate.Request) (aggregate.Response, error) {
+	select {
+	case g.seen <- r.Command:
+	case <-ctx.Done():
+	}
+	return aggregate.Response{}, aggregate.Invalid(aggregate.ReasonCommandTooOld, nil)
+}
+
+func TestAStepTooOldForItsIDIsSentUnderAFreshOneAndThenParked(t *testing.T) {
+	node, store := startNode(t)
+	_, err := users.Users.Ref(node, "ann").Send(t.Context(), users.SignUp{Name: "ann"})
+	require.NoError(t, err)
+	gateway := otherTime{make(chan aggregate.CommandID)}
+	s := startSettler(store, gateway)
+	defer func() { require.NoError(t, s.Stop(context.Background())) }()
+	own, fresh := <-gateway.seen, <-gateway.seen
+	require.NotEqual(t, own, fresh)
+	require.Eventually(t, func() bool { return s.Stats().Parked == 1 }, 10*time.Second, time.Millisecond,
+		"the step is not listed as parked")
+	require.Zero(t, s.Stats().Steps)
+}
+
 // Settlers come and go, two at a time look after the same partitions, and each
 // trade settles once.
 func TestSettlersMayBeKilledAndDoubled(t *testing.T) {
-	store, err := memory.Open(memory.Config{Partitions: 8})
-	require.NoError(t, err)
-	quiet := slog.New(slog.DiscardHandler)
-	node, err := cluster.Start(t.Context(), &cluster.Config{Store: store, Aggregates: market.Aggregates(), Logger: quiet, LockDir: t.TempDir()})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, node.Stop(context.Background())) }()
-	require.NoError(t, node.Ready(t.Context()))
-	all := func() []persistence.Partition { return []persistence.Partition{0, 1, 2, 3, 4, 5, 6, 7} }
-	start := func() *settlement.Settler {
-		return settlement.Start(settlement.Config{
-			Store: store, Name: "settlement", Gateway: node, Owned: all, Welcome: market.Welcome, Logger: quiet,
-		})
-	}
+	node, store := startNode(t)
+	start := func() *settlement.Settler { return startSettler(store, node) }
 	stop := func(s *settlement.Settler) { require.NoError(t, s.Stop(context.Background())) }
 
 	require.NoError(t, market.Open(t.Context(), node))

@@ -15,10 +15,8 @@ const MaxName = 32
 
 // What a user is refused.
 var (
-	ErrName    = aggregate.Reject("invalid-name", "a name is 1 to 32 letters a-z, digits, dots, dashes and underscores")
-	ErrTaken   = aggregate.Reject("name-taken", "the name is taken")
-	ErrUnknown = aggregate.Reject("unknown-user", "there is no such user")
-	ErrSpelled = aggregate.Reject("other-name", "a name may change in its spelling only: upper and lower case")
+	ErrName  = aggregate.Reject("invalid-name", "a name is 1 to 32 letters a-z, digits, dots, dashes and underscores")
+	ErrTaken = aggregate.Reject("name-taken", "the name is taken")
 )
 
 // ID is the normal form of a name, or [ErrName].
@@ -47,10 +45,7 @@ type Event = aggregate.Event[User]
 // Users is the aggregate type. The id is [ID] of the name.
 var Users = aggregate.Define("user",
 	aggregate.Accepts[SignUp]("sign-up"),
-	aggregate.Accepts[Respell]("respell"),
 	aggregate.Records[SignedUp]("signed-up"),
-	aggregate.Records[Respelled]("respelled"),
-	aggregate.Answers[Profile]("profile"),
 )
 
 // SignUp takes the name for good.
@@ -67,52 +62,8 @@ func (c SignUp) Decide(u User) ([]Event, error) {
 	return []Event{SignedUp{Name: strings.TrimSpace(c.Name)}}, nil
 }
 
-// Respell changes upper and lower case in the name.
-type Respell struct{ Name string }
-
-// Decide wants the normal form to stay.
-func (c Respell) Decide(u User) ([]Event, error) {
-	if u.Name == "" {
-		return nil, ErrUnknown
-	}
-	id, err := ID(c.Name)
-	if err != nil {
-		return nil, err
-	}
-	name := strings.TrimSpace(c.Name)
-	switch {
-	case id != strings.ToLower(u.Name):
-		return nil, ErrSpelled
-	case name == u.Name:
-		return nil, nil
-	}
-	return []Event{Respelled{Name: name}}, nil
-}
-
 // SignedUp says that there is a user.
 type SignedUp struct{ Name string }
 
 // Evolve takes the name.
 func (e SignedUp) Evolve(u *User) { u.Name = e.Name }
-
-// Respelled says that the name is written in another way.
-type Respelled struct{ Name string }
-
-// Evolve changes the name.
-func (e Respelled) Evolve(u *User) { u.Name = e.Name }
-
-// Profile asks who the user is.
-type Profile struct{}
-
-// View is a user as people see him.
-type View struct {
-	Name string `json:"name"`
-}
-
-// Answer wants a user who has signed up.
-func (Profile) Answer(u User) (View, error) {
-	if u.Name == "" {
-		return View{}, ErrUnknown
-	}
-	return View(u), nil
-}

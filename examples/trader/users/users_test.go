@@ -27,14 +27,3 @@ func TestSpellingsOfANameAreOneUser(t *testing.T) {
 		require.ErrorIs(t, err, ErrName, name)
 	}
 }
-
-func TestASpellingMayChange(t *testing.T) {
-	aggregatetest.For(t, Users).
-		When(Respell{"ann"}).ThenRejected(ErrUnknown).
-		Given(SignedUp{"ann"}).
-		When(Respell{"Ann"}).Then(Respelled{"Ann"}).
-		When(Respell{"Ann"}).ThenNothing().
-		When(Respell{"Bob"}).ThenRejected(ErrSpelled)
-	aggregatetest.Ask(aggregatetest.For(t, Users).Given(SignedUp{"Ann"}), Profile{}).Answers(View{Name: "Ann"})
-	aggregatetest.Ask(aggregatetest.For(t, Users), Profile{}).Rejected(ErrUnknown)
-}

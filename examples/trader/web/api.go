@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/examples/trader/book"
-	"github.com/ingrain-go/ingrain/examples/trader/figures"
 	"github.com/ingrain-go/ingrain/examples/trader/market"
 	"github.com/ingrain-go/ingrain/examples/trader/portfolio"
 	"github.com/ingrain-go/ingrain/examples/trader/users"
@@ -55,12 +55,7 @@ func (s *Server) cluster() Cluster {
 		}
 	}
 	members := node.Members()
-	slices.SortFunc(members, func(a, b persistence.Node) int { // by age
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(members, func(a, b persistence.Node) int { return cmp.Compare(a.ID, b.ID) }) // by age
 	index := map[persistence.NodeID]int{}
 	for _, m := range members {
 		if m.State == persistence.Dead {
@@ -84,14 +79,11 @@ func (s *Server) cluster() Cluster {
 		}
 		view.Partitions = append(view.Partitions, PartitionRow{Owner: owner, Epoch: p.Epoch})
 	}
-	s.count(&view, s.config.Figures())
-	return view
-}
-
-func (s *Server) count(view *Cluster, f figures.Figures) {
+	f := s.config.Figures()
 	view.Commands, view.Acked, view.Rejected, view.Steps, view.Parked = f.Commands, f.Acknowledged, f.Rejected, f.Steps, f.Parked
 	view.P50 = float64(f.Latency.Quantile(0.50).Microseconds()) / 1000
 	view.P99 = float64(f.Latency.Quantile(0.99).Microseconds()) / 1000
+	return view
 }
 
 // BookRow is a book and where it lives.
@@ -120,7 +112,8 @@ func (s *Server) bookRow(ctx context.Context, id string, depth int) BookRow {
 	row := BookRow{ID: id, Owner: at.Owner, Partition: at.Partition}
 	view, err := aggregate.Ask(ctx, book.Books.Ref(s.config.Node, id), book.Ladder{Depth: depth})
 	if err != nil {
-		row.Error = &Fault{Kind: aggregate.KindOf(err).String(), Message: err.Error()}
+		fault := faultOf(err)
+		row.Error = &fault
 		return row
 	}
 	row.Book = &view
@@ -199,11 +192,12 @@ func (s *Server) signUp(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Accepted says that an order is on its way to its book, or was cancelled.
+// Accepted says that an order is on its way to its book, or was cancelled, or
+// that cash was moved.
 type Accepted struct {
-	Order portfolio.OrderID `json:"order"`
+	Order portfolio.OrderID `json:"order,omitempty"`
 	// Request is the client's id of what he asked for; the same request sent
-	// again is the same order.
+	// again has no second effect.
 	Request   string `json:"request,omitempty"`
 	Command   string `json:"command"`
 	Duplicate bool   `json:"duplicate"`
@@ -227,12 +221,10 @@ func (s *Server) place(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	request := aggregate.NewCommandID()
-	if body.Request != "" {
-		if request, err = aggregate.ParseCommandID(body.Request); err != nil {
-			badRequest(w, err)
-			return
-		}
+	request, err := requestID(body.Request)
+	if err != nil {
+		badRequest(w, err)
+		return
 	}
 	company, ok := market.Find(body.Book)
 	switch {
@@ -289,6 +281,52 @@ func (s *Server) cancel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, Accepted{Order: order, Command: receipt.Command.String(), Duplicate: receipt.Duplicate})
+}
+
+func (s *Server) deposit(w http.ResponseWriter, r *http.Request) {
+	s.cash(w, r, func(c portfolio.Cents) aggregate.Command[portfolio.Portfolio] { return portfolio.Deposit{Cents: c} })
+}
+
+func (s *Server) withdraw(w http.ResponseWriter, r *http.Request) {
+	s.cash(w, r, func(c portfolio.Cents) aggregate.Command[portfolio.Portfolio] { return portfolio.Withdraw{Cents: c} })
+}
+
+// cash moves cash into a portfolio or out of it.
+func (s *Server) cash(w http.ResponseWriter, r *http.Request, command func(portfolio.Cents) aggregate.Command[portfolio.Portfolio]) {
+	var body struct {
+		Cents   portfolio.Cents `json:"cents"`
+		Request string          `json:"request"`
+	}
+	if err := read(r, &body); err != nil {
+		badRequest(w, err)
+		return
+	}
+	request, err := requestID(body.Request)
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	user, err := users.ID(r.PathValue("user"))
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	receipt, err := s.run(r, user, func(ctx context.Context) (aggregate.Receipt, error) {
+		return portfolio.Portfolios.Ref(s.config.Node, user).Send(ctx, command(body.Cents), aggregate.WithCommandID(request))
+	})
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, http.StatusOK, Accepted{Request: request.String(), Command: receipt.Command.String(), Duplicate: receipt.Duplicate})
+}
+
+// requestID is the client's own id of what he asks for, or a new one.
+func requestID(text string) (aggregate.CommandID, error) {
+	if text == "" {
+		return aggregate.NewCommandID(), nil
+	}
+	return aggregate.ParseCommandID(text)
 }
 
 // run executes a user's command at the desk. A client that goes away does not

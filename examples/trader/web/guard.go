@@ -41,7 +41,9 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 			return
 		}
 		if r.Method == http.MethodPost {
-			if s.closed.Load() {
+			s.changing.RLock()
+			defer s.changing.RUnlock()
+			if s.closed {
 				fail(w, aggregate.NotDone(aggregate.ReasonStopping, errors.New("the market is closed")))
 				return
 			}
@@ -134,8 +136,8 @@ func badRequest(w http.ResponseWriter, err error) {
 	refuse(w, status, err)
 }
 
-// fail answers with an error of the framework or the domain.
-func fail(w http.ResponseWriter, err error) {
+// faultOf describes an error of the framework or the domain.
+func faultOf(err error) Fault {
 	fault := Fault{Kind: aggregate.KindOf(err).String(), Code: "outcome", Message: err.Error()}
 	var rejection *aggregate.Rejection
 	var failure *aggregate.Failure
@@ -145,6 +147,12 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.As(err, &rejection):
 		fault.Code, fault.Details = rejection.Code, rejection.Details
 	}
+	return fault
+}
+
+// fail answers with an error of the framework or the domain.
+func fail(w http.ResponseWriter, err error) {
+	fault := faultOf(err)
 	status := http.StatusGatewayTimeout
 	switch aggregate.KindOf(err) {
 	case aggregate.KindRejected:

@@ -1,17 +1,19 @@
 // Package web shows the market to people and takes their orders: a JSON API and
 // one page, the same on every node.
 //
-//	GET  /                        the page
-//	GET  /api/state               everything the page shows
-//	GET  /api/nodes               members, who owns what, counters
-//	GET  /api/books               all books
-//	GET  /api/books/{book}        one; ?depth=N levels, 0 for all
-//	GET  /api/books/{book}/orders its open orders
-//	GET  /api/portfolios/{user}   cash, shares, open orders
-//	POST /api/users               {"name"}
-//	POST /api/orders              {"user","book","side","price","quantity","request"}
-//	POST /api/orders/{id}/cancel  {"user","book"}
-//	GET  /livez /readyz           health
+//	GET  /                                the page
+//	GET  /api/state                       everything the page shows
+//	GET  /api/nodes                       members, who owns what, counters
+//	GET  /api/books                       all books
+//	GET  /api/books/{book}                one; ?depth=N levels, 0 for all
+//	GET  /api/books/{book}/orders         its open orders
+//	GET  /api/portfolios/{user}           cash, shares, open orders
+//	POST /api/portfolios/{user}/deposit   {"cents","request"}
+//	POST /api/portfolios/{user}/withdraw  {"cents","request"}
+//	POST /api/users                       {"name"}
+//	POST /api/orders                      {"user","book","side","price","quantity","request"}
+//	POST /api/orders/{id}/cancel          {"user","book"}
+//	GET  /livez /readyz                   health
 //
 // There is no log-in: it is a demonstration for one machine. Changes are made by
 // POST with a JSON body from the same origin only. Every error is JSON and of
@@ -65,15 +67,17 @@ type Config struct {
 	Logger  *slog.Logger
 }
 
-// Server serves the market on one address. [Listen] makes one. It is safe for
+// Server serves the market on one address. [Serve] makes one. It is safe for
 // concurrent use.
 type Server struct {
 	config   Config
 	http     http.Server
 	listener net.Listener
 	serving  sync.WaitGroup
-	closed   atomic.Bool
 	peers    atomic.Pointer[[]Peer]
+
+	changing sync.RWMutex // held for reading by every change under way
+	closed   bool         // under changing
 }
 
 //go:embed assets
@@ -112,9 +116,13 @@ func (s *Server) Address() string { return s.listener.Addr().String() }
 // SetPeers tells the page about the nodes that were started together.
 func (s *Server) SetPeers(peers []Peer) { s.peers.Store(&peers) }
 
-// Close closes the market: from now on every change is refused. What was begun
-// is finished; Close does not wait for it. Reading goes on.
-func (s *Server) Close() { s.closed.Store(true) }
+// Close closes the market: it waits for the changes that were begun, each of
+// which has a time limit, and refuses every other. Reading goes on.
+func (s *Server) Close() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	s.closed = true
+}
 
 // Stop ends the server when the requests under way are answered.
 func (s *Server) Stop(ctx context.Context) error {
@@ -138,6 +146,8 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /api/books/{book}", s.book)
 	mux.HandleFunc("GET /api/books/{book}/orders", s.openOrders)
 	mux.HandleFunc("GET /api/portfolios/{user}", s.portfolio)
+	mux.HandleFunc("POST /api/portfolios/{user}/deposit", s.deposit)
+	mux.HandleFunc("POST /api/portfolios/{user}/withdraw", s.withdraw)
 	mux.HandleFunc("POST /api/users", s.signUp)
 	mux.HandleFunc("POST /api/orders", s.place)
 	mux.HandleFunc("POST /api/orders/{id}/cancel", s.cancel)

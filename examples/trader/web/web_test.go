@@ -145,6 +145,74 @@ func TestOrdersFromThePageTradeAndSettle(t *testing.T) {
 	require.Len(t, s.receipts.all, 4)
 }
 
+func TestCashComesAndGoesOnce(t *testing.T) {
+	s := open(t)
+	require.Equal(t, 201, s.post("/api/users", `{"name":"ann"}`, nil))
+	body := `{"cents":700,"request":"` + aggregate.NewCommandID().String() + `"}`
+	var first, again web.Accepted
+	require.Equal(t, 200, s.post("/api/portfolios/ann/deposit", body, &first))
+	require.Equal(t, 200, s.post("/api/portfolios/ANN/deposit", body, &again))
+	require.False(t, first.Duplicate)
+	require.True(t, again.Duplicate)
+	require.Equal(t, 200, s.post("/api/portfolios/ann/withdraw", `{"cents":200}`, nil))
+	var view portfolio.View
+	require.Equal(t, 200, s.get("/api/portfolios/ann", &view))
+	require.Equal(t, market.Welcome+500, view.Available)
+	require.Len(t, s.receipts.all, 3)
+}
+
+// pausing is a body of which the server gets the first part, and the rest when
+// the test lets it go.
+type pausing struct {
+	rest    io.Reader
+	reading chan struct{} // closed when the server has begun to read
+	resume  chan struct{}
+	once    sync.Once
+}
+
+func (p *pausing) Read(b []byte) (int, error) {
+	p.once.Do(func() {
+		close(p.reading)
+		<-p.resume
+	})
+	return p.rest.Read(b)
+}
+
+func TestTheMarketClosesWhenWhatWasBegunIsDone(t *testing.T) {
+	s := open(t)
+	require.Equal(t, 201, s.post("/api/users", `{"name":"ann"}`, nil))
+	body := &pausing{rest: strings.NewReader(`{"cents":700}`), reading: make(chan struct{}), resume: make(chan struct{})}
+	status, closed := make(chan int, 1), make(chan struct{})
+	go func() {
+		status <- s.call(http.MethodPost, "/api/portfolios/ann/deposit", "", func(r *http.Request) {
+			r.Body, r.ContentLength = io.NopCloser(body), -1
+			r.Header.Set("Expect", "100-continue") // the body is sent when the server wants to read it
+		}, nil)
+	}()
+	<-body.reading
+	go func() {
+		defer close(closed)
+		s.server.Close()
+	}()
+	isClosed := func() bool {
+		select {
+		case <-closed:
+			return true
+		default:
+			return false
+		}
+	}
+	require.Never(t, isClosed, 100*time.Millisecond, 5*time.Millisecond, "a change is under way")
+	close(body.resume)
+	require.Equal(t, 200, <-status)
+	<-closed
+	require.Len(t, s.receipts.all, 1)
+	var problem web.Problem
+	require.Equal(t, 503, s.post("/api/portfolios/ann/deposit", `{"cents":700}`, &problem))
+	require.Equal(t, "not done", problem.Error.Kind)
+	require.Equal(t, 200, s.get("/api/portfolios/ann", nil), "one can still look")
+}
+
 func TestBadInputGetsOneOfFourKinds(t *testing.T) {
 	s := open(t)
 	require.Equal(t, 201, s.post("/api/users", `{"name":"ann"}`, nil))
@@ -187,6 +255,10 @@ func TestBadInputGetsOneOfFourKinds(t *testing.T) {
 		{"too many shares", "POST", "/api/orders", order(`"quantity":1000000,"side":"sell"`), nil, 409, "rejected", "insufficient-shares"},
 		{"cancel in no book", "POST", "/api/orders/1/cancel", `{"user":"ann","book":"x"}`, nil, 404, "rejected", "unknown-book"},
 		{"cancel nothing", "POST", "/api/orders/1/cancel", `{"user":"ann","book":"shell"}`, nil, 409, "rejected", "order-not-open"},
+		{"deposit nothing", "POST", "/api/portfolios/ann/deposit", `{"cents":0}`, nil, 409, "rejected", "invalid-amount"},
+		{"deposit a bad request id", "POST", "/api/portfolios/ann/deposit", `{"cents":1,"request":"x"}`, nil, 400, "invalid", "bad-request"},
+		{"deposit for nobody", "POST", "/api/portfolios/nobody/deposit", `{"cents":1}`, nil, 404, "rejected", "unknown-portfolio"},
+		{"withdraw too much", "POST", "/api/portfolios/ann/withdraw", `{"cents":100000000}`, nil, 409, "rejected", "insufficient-cash"},
 		{"show no book", "GET", "/api/books/x", "", nil, 404, "rejected", "unknown-book"},
 		{"show a strange book", "GET", "/api/books/%00", "", nil, 400, "invalid", "bad-id"},
 		{"show a depth below zero", "GET", "/api/books/shell?depth=-1", "", nil, 400, "invalid", "bad-request"},
@@ -201,10 +273,6 @@ func TestBadInputGetsOneOfFourKinds(t *testing.T) {
 			require.NotEmpty(t, problem.Error.Message)
 		})
 	}
-	s.server.Close()
-	var problem web.Problem
-	require.Equal(t, 503, s.post("/api/users", `{"name":"late"}`, &problem))
-	require.Equal(t, "not done", problem.Error.Kind)
 }
 
 func TestThePageAndWhatItShows(t *testing.T) {

@@ -116,7 +116,8 @@ func (s *Server) initialise(ctx context.Context) error {
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 func (s *Server) log() string  { return filepath.Join(s.dir, "log") }
 
-// Restart starts the server again after [Server.Kill9], on the same data and the same addresses. On a running server it does nothing.
+// Restart starts the server again after [Server.Kill9] or [Server.Shutdown], on
+// the same data and the same addresses. On a running server it does nothing.
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,6 +171,8 @@ func (s *Server) launch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start postgres: %w", err)
 	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		if s.answers(ctx) {
 			s.process = p
@@ -181,7 +184,7 @@ func (s *Server) launch(ctx context.Context) error {
 		case <-ctx.Done():
 			p.kill()
 			return fmt.Errorf("start postgres: %w\n%s", ctx.Err(), s.tailLog())
-		case <-time.After(20 * time.Millisecond):
+		case <-tick.C:
 		}
 	}
 }
@@ -243,9 +246,18 @@ func (s *Server) Kill9() error {
 	return nil
 }
 
-// Stop shuts the server down, disconnecting everybody, and removes what Start
-// made. Stopping twice is harmless.
+// Stop shuts the server down and removes what Start made. Stopping twice is
+// harmless.
 func (s *Server) Stop() error {
+	if err := s.Shutdown(); err != nil {
+		return err
+	}
+	return s.remove()
+}
+
+// Shutdown shuts the server down, disconnecting everybody, and keeps its data for
+// [Server.Restart]. It returns when the server is gone.
+func (s *Server) Shutdown() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process != nil {
@@ -260,7 +272,7 @@ func (s *Server) Stop() error {
 		}
 		s.process = nil
 	}
-	return s.remove()
+	return nil
 }
 
 func (s *Server) remove() error {

@@ -121,6 +121,7 @@ const fill = (book, side, price) => {
   if (!user) return;
   $("book").value = book;
   $("price").value = (price / 100).toFixed(2);
+  request = uuid7(); // another order: a value that is set raises no input event
   document.querySelector(`input[name=side][value=${side}]`).checked = true;
   $("quantity").focus();
 };

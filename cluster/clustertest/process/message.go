@@ -1,4 +1,4 @@
-package clustertest
+package process
 
 import (
 	"encoding/json"
@@ -16,13 +16,13 @@ type order struct {
 	Abandon bool            `json:",omitempty"` // the caller has given up
 }
 
-// report is a line from child to parent. Number 0 is the child itself: Address
+// report is a line from child to parent. Number 0 is the child itself: Hello
 // says that it has started, Error that it ends.
 type report struct {
-	Number  uint64
-	Address string          `json:",omitempty"`
-	Result  json.RawMessage `json:",omitempty"`
-	Error   *problem        `json:",omitempty"`
+	Number uint64
+	Hello  json.RawMessage `json:",omitempty"`
+	Result json.RawMessage `json:",omitempty"`
+	Error  *problem        `json:",omitempty"`
 }
 
 // problem is an error on its way to the parent, with everything that a caller

@@ -1,0 +1,180 @@
+package simulation
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	first    = flag.Uint64("seed", 0, "run this seed alone; 0 for many")
+	from     = flag.Uint64("from", 1, "the first of many seeds")
+	count    = flag.Int("seeds", 500, "how many seeds")
+	progress = flag.Duration("progress", 0, "print a line this often, and one of JSON at the end; 0 for never")
+	lines    = flag.Int("lines", 60, "how much of a failed run's history is printed; -1 for all")
+	off      = flag.String("off", "", "switch off a rule: fence, head-check, in-flight-wait, hold, check-after-compute, dedup, epoch-bump")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(-1) // between the runs, so that a run does not depend on it
+	debug.SetMemoryLimit(2 << 30)
+	os.Exit(m.Run())
+}
+
+// collect is called after each run.
+func collect(n int) {
+	if n%16 == 15 {
+		runtime.GC()
+	}
+}
+
+// rules are the switches by name, with the kinds of violation that each rule
+// keeps away.
+var rules = []struct {
+	name    string
+	without Rules
+	kinds   []Kind
+}{
+	{"fence", Rules{Fence: true}, []Kind{BrokenLog}},
+	{"head-check", Rules{HeadCheck: true}, []Kind{Phantom, Lost}},
+	{"in-flight-wait", Rules{InFlightWait: true}, []Kind{NotLinearizable, BrokenLog}},
+	{"hold", Rules{}, []Kind{NotLinearizable}},
+	{"check-after-compute", Rules{}, []Kind{NotLinearizable}},
+	{"dedup", Rules{}, []Kind{Twice}},
+	{"epoch-bump", Rules{}, []Kind{Undone}},
+}
+
+func init() {
+	rules[3].without.Hold = true
+	rules[4].without.CheckAfterCompute = true
+	rules[5].without.Dedup = true
+	rules[6].without.EpochBump = true
+}
+
+func switchedOff(t *testing.T) Rules {
+	if *off == "" {
+		return Rules{}
+	}
+	for _, r := range rules {
+		if r.name == *off {
+			return r.without
+		}
+	}
+	t.Fatalf("no rule is called %q", *off)
+	return Rules{}
+}
+
+func TestSeeds(t *testing.T) {
+	without := switchedOff(t)
+	if *first != 0 {
+		r := Run(t, *first, without)
+		report(t, r)
+		fmt.Println(strings.Join(r.History[max(0, len(r.History)-max(*lines, 0)):], "\n"))
+		if *lines < 0 {
+			fmt.Println(strings.Join(r.History, "\n"))
+		}
+		fmt.Printf("seed %d: digest %016x, %d lines, %.1f simulated seconds, %v\n", r.Seed, r.Digest, len(r.History), r.Took.Seconds(), r.Tally)
+		return
+	}
+	begun, printed := time.Now(), time.Now()
+	sum, failed := map[string]int{}, []uint64{}
+	var simulated time.Duration
+	for i := range *count {
+		r := Run(t, *from+uint64(i), without)
+		for what, n := range r.Tally {
+			sum[what] += n
+		}
+		simulated += r.Took
+		if len(r.Violations) > 0 {
+			failed = append(failed, r.Seed)
+			report(t, r)
+		}
+		collect(i)
+		if *progress > 0 && time.Since(printed) >= *progress {
+			printed = time.Now()
+			fmt.Printf("%d seeds, %.1f a second, %d failed\n", i+1, float64(i+1)/time.Since(begun).Seconds(), len(failed))
+		}
+	}
+	rate := float64(*count) / time.Since(begun).Seconds()
+	if *progress > 0 {
+		line, err := json.Marshal(map[string]any{
+			"from": *from, "seeds": *count, "failed": failed, "seconds": time.Since(begun).Seconds(), "seeds_per_second": rate,
+			"simulated_seconds": simulated.Seconds(), "tally": sum,
+		})
+		require.NoError(t, err)
+		fmt.Println(string(line))
+	}
+	t.Logf("%d seeds, %.1f a second, %.0f simulated seconds: %v", *count, rate, simulated.Seconds(), sum)
+}
+
+// report fails the test for what a run has shown.
+func report(t *testing.T, r *Result) {
+	if len(r.Violations) == 0 {
+		return
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d, digest %016x:\n", r.Seed, r.Digest)
+	tail := r.History
+	if *lines >= 0 {
+		tail = tail[max(0, len(tail)-*lines):]
+	}
+	for _, line := range tail {
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	for _, v := range r.Violations[:min(len(r.Violations), 20)] {
+		fmt.Fprintf(&b, "%s: %s\n", v.Kind, v.Text)
+	}
+	fmt.Fprintf(&b, "again: go test ./cluster/internal/simulation -run TestSeeds -seed %d\n", r.Seed)
+	t.Error(b.String())
+}
+
+// TestEachRuleIsNeeded switches off one safety rule after the other: the suite
+// must find out, or it would not notice the rule's loss.
+func TestEachRuleIsNeeded(t *testing.T) {
+	const enough = 2000
+	for _, rule := range rules {
+		t.Run(rule.name, func(t *testing.T) {
+			begun := time.Now()
+			for i := range enough {
+				r := Run(t, *from+uint64(i), rule.without)
+				collect(i)
+				if r.Has(rule.kinds...) {
+					t.Logf("seed %d, the %dth, after %.1f s: %v", r.Seed, i+1, time.Since(begun).Seconds(), r.Violations[0])
+					return
+				}
+			}
+			t.Fatalf("without the rule, %d seeds show no violation of the kinds %v", enough, rule.kinds)
+		})
+	}
+}
+
+// TestASeedReplays compares two runs of each seed. A machine so busy that it takes
+// the processor away in the middle of a run may make them differ, so there are
+// further attempts.
+func TestASeedReplays(t *testing.T) {
+	const attempts = 3
+	for seed := range uint64(5) {
+		var digests []uint64
+		for range 1 + attempts {
+			r := Run(t, 1000+seed, Rules{})
+			again := slices.Contains(digests, r.Digest)
+			digests = append(digests, r.Digest)
+			if again {
+				break
+			}
+		}
+		require.Equal(t, digests[len(digests)-1], digests[slices.Index(digests, digests[len(digests)-1])])
+		require.Less(t, slices.Index(digests, digests[len(digests)-1]), len(digests)-1, "seed %d: no two of the digests %x are the same", 1000+seed, digests)
+	}
+}
