@@ -21,15 +21,24 @@ test: check lint ## the one test command: format, vet, lint, every test, a real 
 	env=$$(scripts/ensure-postgres.sh)
 	eval "$$env"
 	echo "== tests under the race detector"
-	scripts/gotest.sh -race -count=1 -timeout=8m $(RACE)
+	packages=$$(go list $(RACE) | grep -v /cluster/internal/simulation)
+	scripts/gotest.sh -race -count=1 -timeout=8m $$packages
 	echo "== tests of several nodes"
 	packages=$$(go list $(NO_RACE) | grep -v /cluster/internal/)
 	scripts/gotest.sh -count=1 -timeout=8m $$packages
+	echo "== simulation" # alone, so that its seeds replay
+	scripts/gotest.sh -count=1 -timeout=20m ./cluster/internal/simulation
 
 .PHONY: test-unit
 test-unit: ## the fast part: no PostgreSQL, no cluster
 	@scripts/gotest.sh -timeout=2m . ./aggregate/... ./persistence ./persistence/memory/... ./persistence/sqlite/... \
-		./eventsourcing/... ./actor/... ./cluster/internal/...
+		./eventsourcing/... ./actor/... $$(go list ./cluster/internal/... | grep -v /simulation)
+
+SEEDS ?= 100000
+FROM  ?= 1
+.PHONY: simulate
+simulate: ## the cluster simulated: SEEDS=100000 of them FROM=1, some hours; docs/testing.md
+	@go test ./cluster/internal/simulation -run 'TestSeeds$$' -count=1 -timeout=0 -v -seeds=$(SEEDS) -from=$(FROM) -progress=30s
 
 .PHONY: check
 check: ## gofmt and go vet

@@ -136,6 +136,38 @@ func TestManyAmbiguousCommitsOfOneBatchAreEachResolved(t *testing.T) {
 	require.Empty(t, f.depositions())
 }
 
+// restored is a store whose log is shorter than it was, from the moment at which
+// the next claim says so.
+type restored struct {
+	persistence.Store
+	lost persistence.Offset
+}
+
+func (s *restored) Claim(ctx context.Context, p persistence.Partition, seen persistence.Epoch, n persistence.NodeID) (persistence.Tenure, error) {
+	won, err := s.Store.Claim(ctx, p, seen, n)
+	won.Head -= s.lost
+	return won, err
+}
+
+// The epoch that an owner takes for itself after an unknown outcome must not make
+// it the owner of a log that has lost what it has in memory.
+func TestFencingClaimNoticesALogThatWasPutBack(t *testing.T) {
+	var store *restored
+	f := start(t, func(c *actor.Config) {
+		store = &restored{Store: c.Store}
+		c.Store = store
+	})
+	for range 3 {
+		f.send(labs, "a", note(1)).ok()
+	}
+	store.lost = 2
+	f.failAppends(1, persistencetest.Fault{Outcome: persistencetest.LostRequest})
+	f.send(labs, neighbour(labs, "a"), note(1)).fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
+	p := partitionOf(labs, "a")
+	require.Equal(t, []persistence.Partition{p}, f.depositions())
+	require.Zero(t, f.host.Epoch(p), "what is in memory is served no more")
+}
+
 // blurred is a store that keeps the outcome of some commits of a batch to itself.
 type blurred struct {
 	persistence.Store

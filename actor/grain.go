@@ -151,9 +151,6 @@ func loadFailure(err error) error {
 	if errors.As(err, &unreadable) {
 		return aggregate.NotDone(aggregate.ReasonUnreadable, err)
 	}
-	if isFailure(err) { // the load was not attempted
-		return err
-	}
 	return aggregate.NotDone(aggregate.ReasonStoreDown, err)
 }
 

@@ -123,3 +123,26 @@ func TestPartitionLostDuringTheHold(t *testing.T) {
 	require.Equal(t, aggregate.Version(2), first.ok().Receipt.Version)
 	require.True(t, query.result().NotOwner)
 }
+
+// I8: the owner before has committed under a hold of its own, and died. Whoever
+// reads what it has left reveals it as much as whoever repeats its commands.
+func TestHoldOfAnUnrevealedLogIsForWhatIsInItAlready(t *testing.T) {
+	f := start(t)
+	first := f.send(labs, "a", note(1))
+	first.ok()
+	p := partitionOf(labs, "a")
+	next := f.takeOver(p, 0)
+	view, err := f.store.View(t.Context())
+	require.NoError(t, err)
+	tenure, err := f.store.Claim(t.Context(), p, view.Partitions[p].Epoch, next.config.Node)
+	require.NoError(t, err)
+	next.host.OwnUnrevealed(tenure, f.clock.Now()+time.Second)
+
+	query := next.send(labs, "a", look{})
+	repeated := next.send(labs, "a", note(1), withID(first.id))
+	next.eventually(func() bool { return next.host.Stats().Held == 2 }, "both replies are held")
+	require.False(t, query.answered() || repeated.answered())
+	f.clock.Advance(time.Second)
+	require.Equal(t, 1, query.ok().Answer.(lab).N)
+	require.True(t, repeated.ok().Receipt.Duplicate)
+}

@@ -197,9 +197,20 @@ func (h *Host) Clock() Clock { return h.clock }
 // host's clock, replies that reveal commits of this tenure are held back (I8);
 // 0 for no hold.
 func (h *Host) Own(claimed persistence.Tenure, holdUntil time.Duration) {
+	h.own(claimed, holdUntil, false)
+}
+
+// OwnUnrevealed is Own for a partition whose log may end in commits that an owner
+// before has held back, and not lived to reveal: what is in the log already is
+// held back too. Who keeps to his lease may still answer without it (I8).
+func (h *Host) OwnUnrevealed(claimed persistence.Tenure, holdUntil time.Duration) {
+	h.own(claimed, holdUntil, true)
+}
+
+func (h *Host) own(claimed persistence.Tenure, holdUntil time.Duration, unrevealed bool) {
 	t := &tenure{
 		host: h, partition: claimed.Partition, lane: h.lanes[int(claimed.Partition)%len(h.lanes)],
-		since: claimed.Epoch, drained: make(chan struct{}), holdUntil: holdUntil,
+		since: claimed.Epoch, drained: make(chan struct{}), holdUntil: holdUntil, unrevealed: unrevealed,
 		grains: map[persistence.Stream]*grain{},
 	}
 	t.epoch.Store(int64(claimed.Epoch))
@@ -330,7 +341,7 @@ func (h *Host) deliver(c *Call, post func(*mailbox, any)) {
 		c.Reply.Reply(c, notOwner)
 		return
 	}
-	if err := h.reads.refuses(); err != nil && !t.resident(c.Stream) {
+	if err := h.mayLoad(t, c.Stream); err != nil {
 		t.leave()
 		c.Reply.Reply(c, failed(err))
 		return
@@ -399,10 +410,13 @@ func durationText(d time.Duration) string {
 }
 
 // PID finds or makes the activation of a stream; nil when the partition is not
-// served here. Messages to it are those of protoactor: see foreign.go.
+// served here, or the store cannot be reached to load it from. Messages to it are those of protoactor: see foreign.go.
 func (h *Host) PID(d *aggregate.Definition, s persistence.Stream, p persistence.Partition) *proto.PID {
 	t := h.tenures[p].Load()
 	if t == nil || t.sealed.Load() || t.lost.Load() || h.types[d.Name()] != d {
+		return nil
+	}
+	if h.mayLoad(t, s) != nil {
 		return nil
 	}
 	return t.grain(d, s).pid

@@ -278,7 +278,12 @@ func (l *lane) fenceOff(t *tenure) error {
 		seen := persistence.Epoch(t.epoch.Load())
 		won, err := l.host.store.Claim(ctx, t.partition, seen, l.host.node)
 		var lost *persistence.ClaimLostError
-		switch {
+		switch head := persistence.Offset(t.head.Load()); {
+		case err == nil && won.Head < head: // the log was put back: what is in memory is not its fold any more
+			l.host.deposed(t, &persistence.FencedError{
+				Partition: t.partition, Epoch: seen, Current: won.Epoch, Owner: l.host.node, Head: head, StoreHead: won.Head,
+			})
+			return nil
 		case err == nil:
 			t.head.Store(int64(won.Head))
 			t.epoch.Store(int64(won.Epoch))

@@ -132,12 +132,6 @@ func (l *loader) close() bool {
 
 func (l *loader) fill(ctx context.Context, grains []*grain) {
 	h := l.host
-	if err := h.reads.admit(); err != nil {
-		for _, g := range grains {
-			g.mailbox.PostUserMessage(&loadedMessage{eventsourcing.Loaded{Err: err}})
-		}
-		return
-	}
 	targets := make([]eventsourcing.Target, len(grains))
 	for i, g := range grains {
 		targets[i] = eventsourcing.Target{Definition: g.def, Stream: g.stream}
@@ -163,12 +157,12 @@ func silence(all []eventsourcing.Loaded) (err error) {
 
 // lookup asks the log whether a command was handled, and then goes on with it.
 func (h *Host) lookup(g *grain, c *Call) {
+	if err := h.reads.admit(); err != nil {
+		g.finish(c, failed(err))
+		return
+	}
 	h.stats.lookups.Add(1)
 	h.loader.read(func(ctx context.Context) {
-		if err := h.reads.admit(); err != nil {
-			g.finish(c, failed(err))
-			return
-		}
 		record, found, err := h.store.FindCommand(ctx, g.stream, persistence.CommandID(c.id()))
 		switch h.read(err); {
 		case err != nil:
@@ -192,11 +186,11 @@ type foundMessage struct {
 
 // answerAt computes a repeated command's answer on the state it left then.
 func (h *Host) answerAt(g *grain, it *item, version persistence.Version) {
+	if err := h.reads.admit(); err != nil {
+		g.finish(it.call, failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, err)))
+		return
+	}
 	h.loader.read(func(ctx context.Context) {
-		if err := h.reads.admit(); err != nil {
-			g.finish(it.call, failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, err)))
-			return
-		}
 		instance, err := h.journal.LoadAt(ctx, eventsourcing.Target{Definition: g.def, Stream: g.stream}, version)
 		if err != nil {
 			g.finish(it.call, failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, err)))

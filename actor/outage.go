@@ -54,14 +54,9 @@ const outageQuiet = 10 * time.Second
 
 func newOutage(h *Host, of string) *outage { return &outage{host: h, of: of} }
 
-// admit lets an attempt through, or says why not. Whoever is admitted asks the
-// store.
-func (o *outage) admit() error { return o.look(true) }
-
-// refuses says why an attempt would not be let through now; nil if it would.
-func (o *outage) refuses() error { return o.look(false) }
-
-func (o *outage) look(take bool) error {
+// admit lets an attempt through, or says why not. It is asked before an attempt
+// stands in any queue: those before it may wait for an answer that never comes.
+func (o *outage) admit() error {
 	if o.refusal.Load() == nil {
 		return nil
 	}
@@ -75,9 +70,8 @@ func (o *outage) look(take bool) error {
 		o.refused++
 		o.host.stats.refused.Add(1)
 		return r.err
-	case take:
-		o.backOff(now)
 	}
+	o.backOff(now)
 	return nil
 }
 
@@ -161,6 +155,14 @@ func (h *Host) LoseStore(err error) {
 // store could not be reached. When that is over, Config.OnStoreBack is called.
 func (h *Host) StoreLost() bool {
 	return h.commits.refusal.Load() != nil || h.reads.refusal.Load() != nil
+}
+
+// mayLoad says why a stream is neither in memory nor can be loaded now.
+func (h *Host) mayLoad(t *tenure, s persistence.Stream) error {
+	if h.reads.refusal.Load() == nil || t.resident(s) {
+		return nil
+	}
+	return h.reads.admit()
 }
 
 // heard takes note of what has become of an append.

@@ -102,8 +102,8 @@ func TestOneCommitIsLetThroughAfterEveryPause(t *testing.T) {
 	round()
 	want := int64(2) // the first, and one to see whether it is more than a hiccup
 	require.Equal(t, want, tried.appends.Load())
-	for _, pause := range []time.Duration{10, 20, 40, 80, 160, 250, 250, 250} {
-		f.clock.Advance(pause*time.Millisecond - 1)
+	for _, pause := range []int{10, 20, 40, 80, 160, 250, 250, 250} {
+		f.clock.Advance(time.Duration(pause)*time.Millisecond - 1)
 		round()
 		require.Equal(t, want, tried.appends.Load(), "before %d ms", pause)
 		f.clock.Advance(1)
@@ -159,6 +159,42 @@ func TestOneReadIsLetThroughAfterEveryPause(t *testing.T) {
 	}
 }
 
+// Who asked before the outage was known may wait for long. Nobody waits behind him.
+func TestNobodyWaitsBehindAnAttemptThatHangs(t *testing.T) {
+	f := start(t)
+	ids := f.populate(3)
+	stall := persistencetest.NewStall()
+	f.store.OnAppend(func(*persistence.Batch) persistencetest.Fault { return persistencetest.Fault{Before: stall.Hold} })
+	f.store.OnCall(func(persistencetest.Call) persistencetest.Fault { return persistencetest.Fault{Before: stall.Hold} })
+	t.Cleanup(stall.Release)
+	f.host.DropLease()
+	hanging := []*pending{f.send(labs, ids[0], look{})}
+	for i := range 3 { // every loader has something to wait for
+		hanging = append(hanging, f.send(labs, fmt.Sprint("cold-", i), note(1)))
+		if i < 2 {
+			await(t, stall.Reached(), "a call")
+		}
+	}
+	hanging = append(hanging, f.send(labs, ids[1], note(1)))
+	f.host.LoseStore(errors.New("no lease"))
+	// one of each is let through, and hangs too
+	hanging = append(hanging, f.send(labs, ids[1], note(1)), f.send(labs, "cold-3", look{}))
+	for range 10 {
+		f.send(labs, ids[2], note(1)).isDown()
+		f.send(labs, ids[2], look{}).isDown()
+		f.send(labs, "cold-4", look{}).isDown()
+	}
+	for _, call := range hanging {
+		require.False(t, call.answered())
+	}
+	stall.Release()
+	for _, call := range hanging {
+		call.ok()
+	}
+	f.send(labs, ids[2], note(1)).ok()
+	f.send(labs, "cold-4", look{}).ok()
+}
+
 // Whatever ends an outage ends it at once, and says so to whoever waits.
 func TestAnyAnswerOfTheStoreEndsTheOutage(t *testing.T) {
 	for name, answer := range map[string]func(f *fixture, p persistence.Partition){
@@ -211,13 +247,13 @@ func TestPausesGoOnGrowingUntilACommitIsTaken(t *testing.T) {
 	for _, id := range ids {
 		f.send(labs, id, note(1)).isDown()
 	}
-	for i, pause := range []time.Duration{20, 40, 80} {
+	for i, pause := range []int{20, 40, 80} {
 		f.host.ExtendLease(f.clock.Now() + time.Hour)
 		for range 3 {
 			f.send(labs, ids[0], note(1)).isDown()
 		}
 		require.EqualValues(t, 3+i, tried.appends.Load())
-		f.clock.Advance(pause*time.Millisecond - 1)
+		f.clock.Advance(time.Duration(pause)*time.Millisecond - 1)
 		f.send(labs, ids[0], note(1)).isDown()
 		require.EqualValues(t, 3+i, tried.appends.Load())
 	}

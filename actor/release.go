@@ -87,7 +87,7 @@ type barrier struct {
 func newBarrier(h *Host) *barrier { return &barrier{host: h, wake: make(chan struct{}, 1)} }
 
 func (b *barrier) add(it *item) {
-	if err := b.host.reads.refuses(); err != nil {
+	if err := b.host.reads.admit(); err != nil {
 		it.result = failed(err)
 		b.host.send(it)
 		return
@@ -147,13 +147,6 @@ func (b *barrier) close() bool {
 // prove asks the store once for every partition among the replies.
 func (b *barrier) prove(replies []*item) {
 	h := b.host
-	if err := h.reads.admit(); err != nil {
-		for _, it := range replies {
-			it.result = failed(err)
-			h.send(it)
-		}
-		return
-	}
 	h.stats.barriers.Add(1)
 	place := map[*tenure]int{}
 	var fences []persistence.Fence

@@ -32,6 +32,8 @@ type tenure struct {
 
 	holding   atomic.Bool // I8
 	holdUntil time.Duration
+	// unrevealed: the hold is for what was in the log before this tenure, too
+	unrevealed bool
 
 	mu     sync.Mutex
 	grains map[persistence.Stream]*grain
@@ -140,6 +142,9 @@ func (t *tenure) mark(s persistence.Stream) {
 func (t *tenure) marked(s persistence.Stream) bool {
 	if !t.holding.Load() {
 		return false
+	}
+	if t.unrevealed {
+		return true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

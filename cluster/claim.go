@@ -33,6 +33,7 @@ type state struct {
 	hold    hold
 	awaited persistence.Epoch // given to us, we were told by the table, and await the giver's word
 	since   time.Duration
+	changed time.Duration // when its present epoch was first seen
 }
 
 // errand is what a node is just doing about a partition.
@@ -208,7 +209,12 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 	s.hold = hold{until: max(c.holdUntil(life, &won, s.hold), n.deaths.assumed())}
 	s.served = max(s.served, won.Epoch)
 	c.outage.over(n.clock.Now())
-	life.host.Own(won, s.hold.until)
+	own := life.host.Own
+	if young := n.clock.Now()-s.changed < n.leaseElsewhere(); young || n.deaths.assumed() > n.clock.Now() {
+		own = life.host.OwnUnrevealed // the previous owner may have been holding back itself
+	}
+	own(won, s.hold.until)
+	s.changed = n.clock.Now()
 	c.mu.Unlock()
 	n.table.Learn(row)
 	n.news.announce() // a view may have shown the row before it was served
@@ -256,6 +262,15 @@ func (c *claims) holdUntil(life *life, won *persistence.Tenure, ours hold) time.
 		return max(at, n.deaths.lastLapse())
 	}
 	return n.clock.Now() + n.leaseElsewhere()
+}
+
+// notice notes when the epochs of rows were first seen.
+func (c *claims) notice(rows ...persistence.Ownership) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, row := range rows {
+		c.of(row.Partition).changed = c.node.clock.Now()
+	}
 }
 
 // holding is how much longer a partition's replies are held.

@@ -259,6 +259,7 @@ func (r *renewal) rejoin(ctx context.Context) {
 		}
 		return
 	}
+	n.endSessions() // replies to what was asked meanwhile, under the former name, were dropped
 	n.stats.rejoins.Add(1)
 	r.poke()
 }
@@ -321,7 +322,9 @@ func (n *Node) observe(view persistence.View, renewed bool) {
 	if previous != nil {
 		n.logArrivals(previous, view.Nodes)
 	}
-	changed := len(n.table.Update(view)) > 0
+	rows := n.table.Update(view)
+	n.claims.notice(rows...)
+	changed := len(rows) > 0
 	if previous == nil || !previous.sameMembers(view.Nodes) {
 		changed = true
 		if n.provider != nil {
@@ -358,6 +361,7 @@ func (n *Node) learn(row persistence.Ownership) {
 	if !n.table.Learn(row) {
 		return
 	}
+	n.claims.notice(row)
 	n.news.announce()
 	n.parking.review(row.Partition)
 	if row.Owner != "" && row.Owner == n.ID() {

@@ -50,6 +50,7 @@ type Node struct {
 	cluster  *protocluster.Cluster // nil with a network of another kind
 	provider *provider             // likewise
 	address  string
+	process  uint64 // tells this process from others; the same over its incarnations
 
 	table    *partition.Table
 	view     atomic.Pointer[membershipView]
@@ -131,7 +132,7 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 		n.seams.Locks = newLockFiles(n.config.LockDir)
 	}
 	n.deaths = newDeaths(n.seams.Locks)
-	n.peers.byID = map[persistence.NodeID]*peer{}
+	n.peers.byID, n.peers.callers, n.process = map[persistence.NodeID]*peer{}, map[callerKey]*caller{}, n.random()
 	n.calls.calls, n.calls.next = map[uint64]*remoteCall{}, n.random()
 	n.calls.pool.New, n.waiters.New = newRemoteCall, newWaiter
 	n.patience.clock, n.patience.limit = n.clock, n.config.CallTimeout

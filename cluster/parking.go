@@ -204,9 +204,9 @@ func (g *guest) expired(now time.Duration) bool {
 // begin hands a call that was kept to the host, unless the peer has given it up
 // meanwhile: it may have been asked again since.
 func (g *guest) begin() {
-	g.from.serving.RLock()
-	defer g.from.serving.RUnlock()
-	if g.from.theirs == g.session {
+	g.caller.serving.RLock()
+	defer g.caller.serving.RUnlock()
+	if g.caller.session == g.session {
 		g.life.host.DeliverInline(&g.call)
 	}
 }

@@ -34,11 +34,7 @@ type peer struct {
 	known  bool
 	missed int
 
-	// serving is held for reading while calls of the peer are begun, and for
-	// writing when it starts another session: those begun under the old one are
-	// in their aggregates' queues before any of the new one.
-	serving sync.RWMutex
-	theirs  uint64 // the peer's highest session
+	process atomic.Uint64 // that it is an incarnation of; 0 before its first call
 
 	mu       sync.Mutex
 	left     bool   // it is no member any more
@@ -114,18 +110,57 @@ func (p *peer) endSession() {
 	p.node.calls.abandon(func(c *remoteCall) bool { return c.peer == p && c.session < ended })
 }
 
-// admits reports whether calls of a session of the peer's may be served.
-func (p *peer) admits(session uint64) bool {
-	p.serving.RLock()
-	known := p.theirs
-	p.serving.RUnlock()
+// caller is a process that asks this one, over all its incarnations: what it asked
+// as the one before must not come after what it asks as the next.
+type caller struct {
+	// serving is held for reading while its calls are begun, and for writing when
+	// it starts another session: those begun under the old one are in their
+	// aggregates' queues before any of the new one.
+	serving sync.RWMutex
+	session uint64 // the highest
+}
+
+// admits reports whether calls of a session may be served.
+func (c *caller) admits(session uint64) bool {
+	c.serving.RLock()
+	known := c.session
+	c.serving.RUnlock()
 	if session > known {
-		p.serving.Lock()
-		p.theirs = max(p.theirs, session)
-		known = p.theirs
-		p.serving.Unlock()
+		c.serving.Lock()
+		c.session = max(c.session, session)
+		known = c.session
+		c.serving.Unlock()
 	}
 	return session == known
+}
+
+// callerKey tells callers apart: a process counts its sessions with each of our
+// incarnations. One that does not name its process has but the one incarnation.
+type callerKey struct {
+	process  uint64
+	from, to persistence.NodeID // from is empty when the process is named
+}
+
+// callerOf finds whose sessions the calls of an envelope belong to.
+func (n *Node) callerOf(p *peer, e *wire.Envelope) *caller {
+	key := callerKey{process: e.Process, to: persistence.NodeID(e.To)}
+	if e.Process == 0 {
+		key.from = p.id
+	}
+	n.peers.mu.RLock()
+	c := n.peers.callers[key]
+	n.peers.mu.RUnlock()
+	if c != nil && p.process.Load() == e.Process {
+		return c
+	}
+	n.peers.mu.Lock()
+	defer n.peers.mu.Unlock()
+	p.process.Store(e.Process)
+	if c = n.peers.callers[key]; c == nil {
+		c = &caller{}
+		n.peers.callers[key] = c
+	}
+	return c
 }
 
 func (p *peer) signal() {
@@ -180,7 +215,7 @@ func (p *peer) pack() *wire.Envelope {
 		return nil
 	}
 	name, _ := p.node.name.Load().(persistence.NodeID)
-	e := &wire.Envelope{From: string(name), To: string(p.id), Address: p.node.address, Session: p.session}
+	e := &wire.Envelope{From: string(name), To: string(p.id), Address: p.node.address, Session: p.session, Process: p.node.process}
 	bytes := 0
 	fits := func(size int) bool {
 		ok := bytes == 0 || bytes+size <= packBytes
@@ -239,9 +274,22 @@ func (p *peer) shut() {
 
 // peers are the nodes this one talks to, by incarnation.
 type peers struct {
-	mu     sync.RWMutex
-	byID   map[persistence.NodeID]*peer
-	closed bool
+	mu      sync.RWMutex
+	byID    map[persistence.NodeID]*peer
+	callers map[callerKey]*caller
+	closed  bool
+}
+
+// forgetCallers drops the callers of which there is no peer any more. The peers are
+// locked.
+func (p *peers) forgetCallers() {
+	used := map[uint64]bool{}
+	for _, peer := range p.byID {
+		used[peer.process.Load()] = true
+	}
+	maps.DeleteFunc(p.callers, func(key callerKey, _ *caller) bool {
+		return !used[key.process] || key.process == 0 && p.byID[key.from] == nil
+	})
 }
 
 // sorted lists the peers in an order that is always the same. They are locked.
@@ -330,6 +378,9 @@ func (n *Node) dropPeers(isMember func(persistence.NodeID) bool) {
 			gone = append(gone, p)
 			delete(n.peers.byID, id)
 		}
+	}
+	if len(gone) > 0 {
+		n.peers.forgetCallers()
 	}
 	n.peers.mu.Unlock()
 	for _, p := range gone {

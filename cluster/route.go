@@ -227,15 +227,16 @@ func (n *Node) Receive(e *wire.Envelope) {
 		if from == nil {
 			return // stopping; the caller will notice
 		}
-		if !from.admits(e.Session) {
+		caller := n.callerOf(from, e)
+		if !caller.admits(e.Session) {
 			return
 		}
 		kinds := n.resolve(e.Kinds)
 		if life == nil {
-			n.serveAll(nil, from, e.Session, kinds, e.Calls)
+			n.serveAll(nil, from, caller, e.Session, kinds, e.Calls)
 		} else {
 			for calls := range slices.Chunk(e.Calls, serveChunk) {
-				life.host.Run(func() { n.serveAll(life, from, e.Session, kinds, calls) })
+				life.host.Run(func() { n.serveAll(life, from, caller, e.Session, kinds, calls) })
 			}
 		}
 	}
@@ -273,14 +274,14 @@ func (n *Node) resolve(named []*wire.Kind) []kind {
 }
 
 // serveAll begins calls from a peer, unless the peer has given them up.
-func (n *Node) serveAll(life *life, from *peer, session uint64, kinds []kind, calls []*wire.Call) {
-	from.serving.RLock()
-	defer from.serving.RUnlock()
-	if from.theirs != session {
+func (n *Node) serveAll(life *life, from *peer, caller *caller, session uint64, kinds []kind, calls []*wire.Call) {
+	caller.serving.RLock()
+	defer caller.serving.RUnlock()
+	if caller.session != session {
 		return
 	}
 	for _, c := range calls {
-		g := &guest{node: n, from: from, session: session, life: life}
+		g := &guest{node: n, from: from, caller: caller, session: session, life: life}
 		g.reply.Number = c.Number
 		if int(c.Kind) >= len(kinds) {
 			g.refuse(aggregate.Invalid(aggregate.ReasonUnknownName, fmt.Errorf("the call names kind %d of %d", c.Kind, len(kinds))))
@@ -296,7 +297,8 @@ type guest struct {
 	request aggregate.Request
 	node    *Node
 	from    *peer
-	session uint64 // of the peer, in which it came
+	caller  *caller
+	session uint64 // of the caller, in which it came
 	life    *life  // that it was meant for; nil when that is over
 	reply   wire.Reply
 

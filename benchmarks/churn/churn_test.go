@@ -38,14 +38,14 @@ func runShort(t *testing.T, want int, more string) *outcome {
 
 func TestNobodyNoticesThatNodesAreKilledAndFrozen(t *testing.T) {
 	dir := t.TempDir()
-	o := runShort(t, exitFine, "-schedule kill:500ms:hot,pause:1.5s:#2 -report "+dir)
+	o := runShort(t, exitFine, "-schedule kill:500ms:hot,pause:3s:#2 -report "+dir)
 	require.Zero(t, o.Violations)
 	require.Greater(t, o.OK, 3000)
 	require.Greater(t, o.Rejected, 50)
 	require.Zero(t, o.Failed)
 	require.Greater(t, o.Histories, 100)
 	require.Greater(t, o.Events, 1500)
-	require.Equal(t, []string{"kill:500ms:hot", "pause:1.5s:#2"}, o.Schedule)
+	require.Equal(t, []string{"kill:500ms:hot", "pause:3s:#2"}, o.Schedule)
 	rows := map[kind]row{}
 	for _, r := range o.Rows {
 		rows[r.Kind] = r

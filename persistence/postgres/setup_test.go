@@ -98,17 +98,21 @@ func TestErrorsOfALostServerSayItOnce(t *testing.T) {
 	s := open(t, strings.TrimSuffix(server.TCP("ingrain_1"), "?sslmode=disable"))
 	join(t, s, me)
 	require.NoError(t, server.Kill9())
-	commit := &persistence.Commit{
-		Stream: persistence.Stream{Type: "a", ID: "b"}, Epoch: 1, Command: persistence.CommandID{1}, At: time.Now(),
-		Events: []persistence.NewEvent{{Type: "added", Payload: []byte("{}")}},
+	var errs [4]error
+	for range 5 { // as many as there are connections of a kind, which break one by one
+		commit := &persistence.Commit{
+			Stream: persistence.Stream{Type: "a", ID: "b"}, Epoch: 1, Command: persistence.CommandID{1}, At: time.Now(),
+			Events: []persistence.NewEvent{{Type: "added", Payload: []byte("{}")}},
+		}
+		s.Append(t.Context(), &persistence.Batch{
+			Owner: me, Fences: []persistence.Fence{{Partition: 0, Epoch: 1}}, Commits: []*persistence.Commit{commit},
+		})
+		errs[0] = commit.Err
+		_, errs[1] = s.View(t.Context())
+		_, errs[2] = s.Read(t.Context(), commit.Stream, 0, 1)
+		_, errs[3] = s.Claim(t.Context(), 0, 0, me)
 	}
-	s.Append(t.Context(), &persistence.Batch{
-		Owner: me, Fences: []persistence.Fence{{Partition: 0, Epoch: 1}}, Commits: []*persistence.Commit{commit},
-	})
-	_, viewed := s.View(t.Context())
-	_, read := s.Read(t.Context(), commit.Stream, 0, 1)
-	_, claimed := s.Claim(t.Context(), 0, 0, me)
-	for _, err := range []error{commit.Err, viewed, read, claimed} {
+	for _, err := range errs {
 		require.ErrorAs(t, err, new(*pgconn.ConnectError))
 		require.Equal(t, 1, strings.Count(err.Error(), "connection refused"), "%v", err)
 		require.NotContains(t, err.Error(), "\n")

@@ -211,6 +211,7 @@ func TestLowerEpochsEndAnIncarnation(t *testing.T) {
 	h, store, ids := onRelined(t, &log)
 	n := h.nodes[0]
 	first := n.ID()
+	renewals(t, 6, n) // until its first lease is over, during which it holds in any case
 	store.early.Store(4)
 	require.Eventually(t, func() bool { return n.Stats().Rejoins >= 1 }, patience, time.Millisecond, "it comes back")
 	require.NotEqual(t, first, n.ID())
@@ -247,7 +248,7 @@ func ownServer(t *testing.T, nodes int, logs []lines) (h *house, server *postgre
 // as root.
 func openDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ingrain-lineage-")
+	dir, err := os.MkdirTemp("", "ingrain-lineage-") //nolint:usetesting // t.TempDir is closed to others
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o711))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/cluster"
 	"github.com/ingrain-go/ingrain/cluster/clustertest"
 	"github.com/ingrain-go/ingrain/persistence/persistencetest"
@@ -96,6 +98,97 @@ func TestAnOutageDoesNotFloodTheLog(t *testing.T) {
 	require.NotEmpty(t, logs[0].with("level=WARN", "lease not renewed", "failures=1", "injected fault"))
 	require.LessOrEqual(t, len(logs[0].with("lease not renewed")), int(failed)/4)
 	require.Len(t, logs[0].with("level=INFO", "lease renewed again", "after="), 1)
+}
+
+// deaf is a clock on which the long pauses never end.
+type deaf struct{ actor.SystemClock }
+
+func (c deaf) AfterFunc(d time.Duration, f func()) func() bool {
+	if d >= 240*time.Millisecond && d <= 760*time.Millisecond {
+		return func() bool { return true }
+	}
+	return c.SystemClock.AfterFunc(d, f)
+}
+
+// Whoever waits for the store hardly asks meanwhile, and is told when it is back,
+// wherever his aggregate lives. What is in memory stays there.
+func TestCallersAreToldThatTheStoreIsBack(t *testing.T) {
+	h := build(t, 2, func(_ int, c *cluster.Config) { c.Clock = deaf{} })
+	var ids []string
+	for i := range 20 {
+		ids = append(ids, strconv.Itoa(i))
+		_, err := counters.Ref(h.nodes[i%2], ids[i]).Send(within(t, patience), add{N: 1})
+		require.NoError(t, err)
+	}
+	counted := func() (loads, retries uint64) {
+		for _, n := range h.nodes {
+			s := n.Stats()
+			loads, retries = loads+s.Host.Loads, retries+s.Retries
+		}
+		return loads, retries
+	}
+	loads, retries := counted()
+	h.down()
+	for _, n := range h.nodes {
+		require.Eventually(t, func() bool { return n.Ready(ended(t)) != nil }, patience, time.Millisecond, "the leases run out")
+	}
+	failing := h.nodes[0].Stats().RenewalsFailed
+	require.Eventually(t, func() bool { return h.nodes[0].Stats().RenewalsFailed > failing }, patience, time.Millisecond, "it is known")
+	results := make(chan error, len(ids))
+	for i, id := range ids {
+		go func() {
+			_, err := counters.Ref(h.nodes[i%2], id).Send(within(t, patience), add{N: 1})
+			results <- err
+		}()
+	}
+	failing = h.nodes[0].Stats().RenewalsFailed
+	require.Eventually(t, func() bool { return h.nodes[0].Stats().RenewalsFailed >= failing+4 }, patience, time.Millisecond, "the outage lasts")
+	_, waited := counted()
+	require.Less(t, waited-retries, uint64(3*len(ids)), "they ask again and again")
+	h.store.Heal()
+	for range ids {
+		require.NoError(t, <-results)
+	}
+	for i, id := range ids {
+		require.Equal(t, 2, sum(t, h.nodes[i%2], id))
+	}
+	after, _ := counted()
+	require.LessOrEqual(t, after-loads, uint64(8), "only what was on its way, or let through, is loaded again")
+}
+
+// An outage that is over before the lease is.
+func TestCallersAreToldOfTheEndOfAShortOutage(t *testing.T) {
+	h := build(t, 1, func(_ int, c *cluster.Config) { c.Clock, c.Lease = deaf{}, 5*time.Second })
+	n := h.nodes[0]
+	send := func(i int) error {
+		_, err := counters.Ref(n, strconv.Itoa(i)).Send(within(t, patience), add{N: 1})
+		return err
+	}
+	const calls = 20
+	for i := range calls {
+		require.NoError(t, send(i))
+	}
+	h.down()
+	results := make(chan error, calls)
+	for i := range calls {
+		go func() { results <- send(i) }()
+	}
+	require.Eventually(t, func() bool { return n.Stats().Host.Refused >= calls/2 }, patience, time.Millisecond, "callers are refused")
+	h.store.Heal()
+	for range calls {
+		require.NoError(t, <-results)
+	}
+	require.Less(t, n.Stats().Retries, uint64(5*calls))
+	for i := range calls {
+		require.Equal(t, 2, sum(t, n, strconv.Itoa(i)))
+	}
+}
+
+// ended is a context that is over.
+func ended(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }
 
 func TestComingAndGoingIsLogged(t *testing.T) {

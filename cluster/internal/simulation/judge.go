@@ -156,8 +156,7 @@ func (w *world) judgeOperation(o *operation, t *truth) {
 	}
 	final := o.verb != toLook && len(o.attempts) > 0 && !w.doubled[o.command]
 	for _, a := range o.attempts {
-		switch {
-		case a.outcome == open, a.outcome == done:
+		if a.outcome == open || a.outcome == done {
 			final = false
 		}
 		if a.call < w.trusted() && len(w.db.cuts) > 0 {

@@ -47,12 +47,12 @@ func (w *world) draw() plan {
 	r := w.rng
 	p := plan{
 		nodes: 2 + r.IntN(2), partitions: 2 + r.IntN(7), keys: 2 + r.IntN(6),
-		lease:   pick(w, []time.Duration{200, 300, 500, 1000}) * time.Millisecond,
+		lease:   pick(w, []time.Duration{200 * time.Millisecond, 300 * time.Millisecond, 500 * time.Millisecond, time.Second}),
 		sticky:  w.odds(4),
 		oneSite: w.odds(3),
 		skew:    pick(w, []time.Duration{0, time.Millisecond, 50 * time.Millisecond}),
 		writes:  pick(w, []int{1, 3, 5, 9}), hot: w.odds(3), doubles: pick(w, []int{0, 4, 20}),
-		idleAfter:   pick(w, []time.Duration{100, 500, 10_000}) * time.Millisecond,
+		idleAfter:   pick(w, []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 10 * time.Second}),
 		maxResident: pick(w, []int{2, 1000, 1000}),
 	}
 	p.most = p.nodes + r.IntN(6-p.nodes)

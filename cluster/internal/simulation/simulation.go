@@ -88,6 +88,10 @@ func (r *Result) Has(kinds ...Kind) bool {
 // goroutines that do not end; what was violated is in the result.
 func Run(t *testing.T, seed uint64, without Rules) *Result {
 	var w *world
+	watchdog := time.AfterFunc(patience, func() {
+		panic(fmt.Sprintf("seed %d does not come to an end: goroutines go on and on, or wait for each other outside of what the simulation sees", seed))
+	})
+	defer watchdog.Stop()
 	synctest.Test(t, func(*testing.T) {
 		w = newWorld(seed, without)
 		running = w
@@ -98,6 +102,10 @@ func Run(t *testing.T, seed uint64, without Rules) *Result {
 	})
 	return &Result{Seed: seed, Digest: w.digest(), History: w.history, Violations: w.violations, Tally: w.tally, Took: w.now}
 }
+
+// patience is how long, by the real clock, a run may take: a thousand times what
+// it needs.
+const patience = 2 * time.Minute
 
 // running is the world that domain code is executed in. There is one at a time.
 var running *world

@@ -96,7 +96,7 @@ func (s *storeEnd) Append(ctx context.Context, batch *persistence.Batch) {
 	a := &appending{batch: sent}
 	m := s.m
 	c := &call{m: m, key: key.String(), mutates: true, appends: true, needs: partitions, answered: make(chan error, 1)}
-	err := error(errCrashed)
+	err := errCrashed
 	if !m.crashed {
 		m.w.post(m, "store "+c.key, func() { db.receiveAppend(c, a) })
 		select {

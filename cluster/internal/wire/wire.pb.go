@@ -47,8 +47,11 @@ type Envelope struct {
 	Pong uint64 `protobuf:"varint,11,opt,name=pong,proto3" json:"pong,omitempty"`
 	// The sender leaves: whoever gets this asks it nothing more, and says farewell
 	// when it waits for no reply of the sender any more.
-	Leaving       bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
-	Farewell      bool `protobuf:"varint,13,opt,name=farewell,proto3" json:"farewell,omitempty"`
+	Leaving  bool `protobuf:"varint,12,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Farewell bool `protobuf:"varint,13,opt,name=farewell,proto3" json:"farewell,omitempty"`
+	// The sender's process, the same over all its incarnations, whose sessions it
+	// counts together. 0 when the sender is of a version that did not say.
+	Process       uint64 `protobuf:"fixed64,14,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +175,13 @@ func (x *Envelope) GetFarewell() bool {
 		return x.Farewell
 	}
 	return false
+}
+
+func (x *Envelope) GetProcess() uint64 {
+	if x != nil {
+		return x.Process
+	}
+	return 0
 }
 
 // Kind is a command or query of an aggregate type.
@@ -823,7 +833,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\fingrain.wire\"\x9b\x03\n" +
+	"wire.proto\x12\fingrain.wire\"\xb5\x03\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
@@ -838,7 +848,8 @@ const file_wire_proto_rawDesc = "" +
 	" \x01(\x04R\x04ping\x12\x12\n" +
 	"\x04pong\x18\v \x01(\x04R\x04pong\x12\x18\n" +
 	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1a\n" +
-	"\bfarewell\x18\r \x01(\bR\bfarewell\"D\n" +
+	"\bfarewell\x18\r \x01(\bR\bfarewell\x12\x18\n" +
+	"\aprocess\x18\x0e \x01(\x06R\aprocess\"D\n" +
 	"\x04Kind\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
