@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"errors"
 	"time"
 
 	"github.com/ingrain-go/ingrain/aggregate"
@@ -59,3 +60,8 @@ func failed(err error) Result { return Result{Err: err} }
 func (c *Call) expired(clock Clock) bool { return c.Deadline != 0 && clock.Coarse() >= c.Deadline }
 
 func (c *Call) id() aggregate.CommandID { return c.Request.Command }
+
+// tooLate is the result of a call that was not begun in time.
+func tooLate() Result {
+	return failed(aggregate.NotDone(aggregate.ReasonDeadline, errors.New("the deadline passed before the call was begun")))
+}

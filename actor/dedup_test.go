@@ -210,3 +210,26 @@ func TestCommandIDsThatAreTooOldOrFromTheFutureAreInvalid(t *testing.T) {
 	f.send(labs, "a", note(1), withID(aggregate.CommandID{})).fails(aggregate.KindInvalid, aggregate.ReasonCommandTooOld)
 	require.Equal(t, 2, f.state(labs, "a").N)
 }
+
+// Callers ask again after their deadline. If the log were still asked on behalf
+// of each attempt that nobody awaits, those who wait would never be served.
+func TestTheLogIsNotAskedForWhoHasGivenUp(t *testing.T) {
+	store, err := memory.Open(memory.Config{Partitions: partitions})
+	require.NoError(t, err)
+	goOn, calls := make(chan struct{}), make(chan struct{}, 10)
+	f := startOn(t, persistencetest.WithFaults(slowFind{Store: store, hold: func() { calls <- struct{}{}; <-goOn }}))
+	f.send(labs, "a", note(1)).ok()
+	f.overflow("a")
+	old := func() aggregate.CommandID { return aggregate.CommandIDAt(f.clock.Wall().Add(-time.Minute)) }
+	first := f.send(labs, "a", note(1), withID(old()))
+	await(t, calls, "a look into the log")
+	second := f.send(labs, "a", note(1), withID(old()))
+	await(t, calls, "another one, so that both loaders are busy")
+	late := f.send(labs, "a", note(1), withID(old()), func(c *actor.Call) { c.Deadline = f.clock.Now() + time.Second })
+	f.clock.Advance(2 * time.Second)
+	close(goOn)
+	late.fails(aggregate.KindNotDone, aggregate.ReasonDeadline)
+	first.ok()
+	second.ok()
+	require.EqualValues(t, 2, f.host.Stats().Lookups)
+}

@@ -18,7 +18,7 @@ func (g *grain) execute(c *Call) {
 		return
 	}
 	if c.expired(g.host.clock) {
-		g.finish(c, failed(aggregate.NotDone(aggregate.ReasonDeadline, errors.New("the deadline passed before the call was begun"))))
+		g.finish(c, tooLate())
 		return
 	}
 	r := c.Request

@@ -161,8 +161,12 @@ func (h *Host) lookup(g *grain, c *Call) {
 		g.finish(c, failed(err))
 		return
 	}
-	h.stats.lookups.Add(1)
 	h.loader.read(func(ctx context.Context) {
+		if c.expired(h.clock) { // its caller asks again, and must not find a queue of calls that nobody awaits
+			g.finish(c, tooLate())
+			return
+		}
+		h.stats.lookups.Add(1)
 		record, found, err := h.store.FindCommand(ctx, g.stream, persistence.CommandID(c.id()))
 		switch h.read(err); {
 		case err != nil:

@@ -168,17 +168,19 @@ func TestNobodyWaitsBehindAnAttemptThatHangs(t *testing.T) {
 	f.store.OnCall(func(persistencetest.Call) persistencetest.Fault { return persistencetest.Fault{Before: stall.Hold} })
 	t.Cleanup(stall.Release)
 	f.host.DropLease()
-	hanging := []*pending{f.send(labs, ids[0], look{})}
-	for i := range 3 { // every loader has something to wait for
-		hanging = append(hanging, f.send(labs, fmt.Sprint("cold-", i), note(1)))
-		if i < 2 {
-			await(t, stall.Reached(), "a call")
-		}
+	var hanging []*pending
+	for _, call := range []struct {
+		id      string
+		message any
+	}{{ids[0], look{}}, {"cold-0", look{}}, {"cold-1", look{}}, {ids[1], note(1)}} { // the barrier, every loader, a lane
+		hanging = append(hanging, f.send(labs, call.id, call.message))
+		await(t, stall.Reached(), "the attempt")
 	}
-	hanging = append(hanging, f.send(labs, ids[1], note(1)))
+	hanging = append(hanging, f.send(labs, "cold-2", look{}))
 	f.host.LoseStore(errors.New("no lease"))
 	// one of each is let through, and hangs too
-	hanging = append(hanging, f.send(labs, ids[1], note(1)), f.send(labs, "cold-3", look{}))
+	hanging = append(hanging, f.send(labs, "cold-3", look{}), f.send(labs, ids[1], note(1)))
+	f.turnEnded(labs, ids[1])
 	for range 10 {
 		f.send(labs, ids[2], note(1)).isDown()
 		f.send(labs, ids[2], look{}).isDown()

@@ -173,7 +173,10 @@ func TestCallersAreToldOfTheEndOfAShortOutage(t *testing.T) {
 	for i := range calls {
 		go func() { results <- send(i) }()
 	}
-	require.Eventually(t, func() bool { return n.Stats().Host.Refused >= calls/2 }, patience, time.Millisecond, "callers are refused")
+	require.Eventually(t, func() bool {
+		s := n.Stats().Host
+		return s.StoreErrors+s.Refused >= calls
+	}, patience, time.Millisecond, "all of them are refused")
 	h.store.Heal()
 	for range calls {
 		require.NoError(t, <-results)
