@@ -226,6 +226,7 @@ func TestTheLogIsNotAskedForWhoHasGivenUp(t *testing.T) {
 	second := f.send(labs, "a", note(1), withID(old()))
 	await(t, calls, "another one, so that both loaders are busy")
 	late := f.send(labs, "a", note(1), withID(old()), func(c *actor.Call) { c.Deadline = f.clock.Now() + time.Second })
+	f.turnEnded(labs, "a") // it has been begun
 	f.clock.Advance(2 * time.Second)
 	close(goOn)
 	late.fails(aggregate.KindNotDone, aggregate.ReasonDeadline)
