@@ -32,6 +32,7 @@ type outage struct {
 	mu      sync.Mutex
 	pause   time.Duration // the next one; 0 when it begins anew
 	due     time.Duration // when an attempt is let through, by the coarse clock
+	moment  time.Duration // of the first failure or the last attempt: at one moment all fare alike, in whatever order they come
 	since   time.Duration
 	refused int
 	told    bool          // the operator knows of this outage
@@ -64,13 +65,14 @@ func (o *outage) admit() error {
 	defer o.mu.Unlock()
 	r, now := o.refusal.Load(), o.host.clock.Coarse()
 	switch {
-	case r == nil:
+	case r == nil, now == o.moment:
 		return nil
 	case now < o.due:
 		o.refused++
 		o.host.stats.refused.Add(1)
 		return r.err
 	}
+	o.moment = now
 	o.backOff(now)
 	return nil
 }
@@ -90,7 +92,7 @@ func (o *outage) failed(err error) {
 	o.mu.Lock()
 	now := h.clock.Coarse()
 	if o.refusal.Load() == nil {
-		if o.since, o.refused, o.told = now, 0, false; o.shaken.Swap(true) {
+		if o.since, o.moment, o.refused, o.told = now, now, 0, false; o.shaken.Swap(true) {
 			o.backOff(now) // the lease was renewed, but nothing else has come of it
 		} else {
 			o.due = now

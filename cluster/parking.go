@@ -96,9 +96,7 @@ func (k *parking) take(g *guest) bool {
 		g.refuse(aggregate.NotDone(aggregate.ReasonOverloaded, fmt.Errorf("%d calls wait for partitions on their way", parkLimit)))
 		return true
 	}
-	if fate == waitIn {
-		n.stats.parked.Add(1)
-	}
+	n.stats.parked.Add(1)
 	g.until = n.clock.Coarse() + parkPatience
 	k.waiting[g.call.Partition] = append(k.waiting[g.call.Partition], g)
 	k.count++

@@ -38,9 +38,8 @@ type Stats struct {
 	// Claims of partitions; Takeovers are those by force, with a hold.
 	// Handovers are partitions given to others.
 	Claims, Takeovers, Handovers uint64
-	// Parked calls of other nodes waited here for a partition on its way to this
-	// one. Redirected ones waited until their partition was with its next owner,
-	// and were told to ask it.
+	// Parked calls of other nodes waited here for a partition on its way to or from
+	// this one. Redirected ones among them were told to ask its next owner.
 	Parked, Redirected uint64
 }
 

@@ -187,9 +187,7 @@ func (o *outcome) row(k kind, records []*record) row {
 		out.Barriers += r.Counters["Node.Host.Barriers"]
 		out.Loads += r.Counters["Node.Host.Loads"]
 		out.Retries += r.Counters["Node.Retries"]
-		for _, key := range []string{"Node.Parked", "Node.Redirected"} {
-			out.Forwards += r.Counters[key]
-		}
+		out.Forwards += r.Counters["Node.Parked"]
 	}
 	out.Gap, out.FirstWrite, out.FirstRead = spreadOf(gaps), spreadOf(writes), spreadOf(reads)
 	out.Recovery, out.Settled = spreadOf(recoveries), spreadOf(settled)

@@ -345,7 +345,7 @@ func TestCallsWaitForAPartitionThatLeaves(t *testing.T) {
 			answered <- err
 		}()
 	}
-	require.Eventually(t, func() bool { return stays.Stats().Remote == before.Remote+calls }, patience, time.Millisecond, "all have asked")
+	require.Eventually(t, func() bool { return leaver.Stats().Parked == calls }, patience, time.Millisecond, "all wait at the leaver")
 	require.Empty(t, answered)
 	stall.Release()
 	for range calls {
