@@ -54,6 +54,26 @@ type Server struct {
 // what Start made. When no PostgreSQL is installed, the error says what to
 // install.
 func Start(ctx context.Context, dir string) (_ *Server, err error) {
+	s, err := unborn(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.remove())
+		}
+	}()
+	if err := s.initialise(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.Restart(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// unborn is a server without data.
+func unborn(dir string) (_ *Server, err error) {
 	bin, err := findBinaries()
 	if err != nil {
 		return nil, err
@@ -86,12 +106,6 @@ func Start(ctx context.Context, dir string) (_ *Server, err error) {
 		if err := s.account.own(d); err != nil {
 			return nil, fmt.Errorf("start postgres: %w", err)
 		}
-	}
-	if err := s.initialise(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.Restart(ctx); err != nil {
-		return nil, err
 	}
 	return s, nil
 }
