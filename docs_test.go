@@ -253,7 +253,7 @@ func TestTheDocsQuoteTheBoundsInTheCode(t *testing.T) {
 		{"actor/host.go", "&c.Lanes, 2", operations, "`Lanes` | 2 |"},
 		{"actor/lane.go", "batchCommits = 500", architecture, "500 commits or 1 MiB"},
 		{"actor/lane.go", "batchBytes = 1 << 20", architecture, "500 commits or 1 MiB"},
-		{"actor/load.go", "loadBatch = 2000", architecture, "2,000 aggregates"},
+		{"actor/load.go", "loadBatch = 256", architecture, "256 aggregates, 2,000 events"},
 		{"actor/release.go", "barrierLimit = 4096", architecture, "4,096 replies"},
 		{"actor/snapshot.go", "snapshotQueue = 256", architecture, "snapshots waiting to be written | 256"},
 		{"actor/dispatch.go", "make(chan func(), 1<<14)", architecture, "16,384"},

@@ -52,31 +52,34 @@ type floor struct {
 var floors = []floor{
 	{dir: "."},
 
+	{dir: "internal/bulletin"},
 	{dir: "internal/simulated"}, // where a simulation takes hold
 
 	{dir: "aggregate"},
 	{dir: "aggregate/aggregatetest", kit: true, ours: []string{"aggregate", "persistence", "eventsourcing"}, libs: []string{testify, protobuf}},
 
 	{dir: "persistence"},
+	{dir: "persistence/archive", ours: []string{"persistence"}},
 	{dir: "persistence/memory", ours: []string{"persistence"}},
 	{dir: "persistence/sqlite", ours: []string{"persistence"}, libs: []string{sqlite}},
 	{dir: "persistence/postgres", ours: []string{"persistence"}, libs: []string{pgx, lru}},
 	{dir: "persistence/persistencetest", kit: true, ours: []string{"persistence"}, libs: []string{testify}},
 	{dir: "persistence/postgres/postgrestest", kit: true, ours: []string{"persistence", "persistence/postgres"}, libs: []string{pgx, testify}},
 
-	{dir: "eventsourcing", ours: []string{"aggregate", "persistence"}, libs: []string{protobuf}},
+	{dir: "eventsourcing", ours: []string{"aggregate", "persistence", "internal/bulletin"}, libs: []string{protobuf}},
 
 	{
 		dir:  "actor",
-		ours: []string{"aggregate", "persistence", "eventsourcing", "internal/simulated"},
+		ours: []string{"aggregate", "persistence", "eventsourcing", "internal/bulletin", "internal/simulated"},
 		libs: []string{protoactor, protobuf, sys},
 	},
 
 	{
 		dir:  "cluster",
-		ours: []string{"aggregate", "persistence", "eventsourcing", "actor", "cluster/internal/partition", "internal/simulated"},
+		ours: []string{"aggregate", "persistence", "eventsourcing", "actor", "cluster/internal/partition", "internal/bulletin", "internal/simulated"},
 		libs: []string{protoactor, protobuf, sys, otel, "google.golang.org/grpc"},
 	},
+	{dir: "cluster/internal/upgrade", kit: true, ours: []string{"aggregate", "cluster", "cluster/clustertest"}}, // programs that a drill runs
 	{dir: "cluster/internal/partition", pure: true, ours: []string{"persistence"}},
 	{
 		dir: "cluster/internal/simulation", kit: true,

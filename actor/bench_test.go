@@ -3,6 +3,7 @@ package actor_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -99,4 +100,57 @@ func (d direct) Deliver(ctx context.Context, r *aggregate.Request) (aggregate.Re
 	case <-ctx.Done():
 		return aggregate.Response{}, aggregate.UnknownOutcome(aggregate.ReasonDeadline, ctx.Err())
 	}
+}
+
+// BenchmarkTimersFired fires timers of 1,000 aggregates that are all due when a new
+// owner takes them over, on the memory store. One operation is one timer, loaded
+// and fired.
+func BenchmarkTimersFired(b *testing.B) {
+	store, err := memory.Open(memory.Config{Partitions: 64})
+	require.NoError(b, err)
+	benchmarkTimers(b, store)
+}
+
+// ahead is a clock that is an hour ahead of others.
+type ahead struct{ actor.SystemClock }
+
+func (ahead) Wall() time.Time { return time.Now().Add(time.Hour) }
+
+func benchmarkTimers(b *testing.B, store persistence.Store) {
+	const aggregates, each = 1000, 100
+	withAlarms := func(c *actor.Config) { c.Types = append(c.Types, alarms) }
+	first := startHost(b, store, withAlarms)
+	due := time.Now().Add(30 * time.Minute)
+	for left := b.N; left > 0; {
+		var sent []*pending
+		for i := 0; i < aggregates && left > 0; i++ {
+			e := planned{}
+			for ; len(e.Set) < each && left > 0; left-- {
+				e.Set = append(e.Set, plan{Name: strconv.Itoa(left), Due: due, Ring: ring{N: 1}})
+			}
+			m := alarms.Definition().MessageOf(try{})
+			p := &pending{t: b, ch: make(chan actor.Result, 1)}
+			stream := streamOf(alarms, strconv.Itoa(i))
+			first.Deliver(&actor.Call{
+				Request: &aggregate.Request{
+					Definition: alarms.Definition(), ID: stream.ID, Message: m, Value: events(e), Expect: -1, Command: aggregate.NewCommandID(),
+				},
+				Stream: stream, Partition: persistence.PartitionOf(stream, store.Meta().Partitions), Reply: p,
+			})
+			sent = append(sent, p)
+		}
+		for _, p := range sent {
+			p.ok()
+		}
+	}
+	b.ResetTimer()
+	next := startHost(b, store, func(c *actor.Config) {
+		withAlarms(c)
+		c.Clock = ahead{}
+	})
+	for next.Stats().TimersFired < uint64(b.N) {
+		runtime.Gosched()
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "timers/s")
+	require.Zero(b, next.Stats().TimersRetried)
 }

@@ -29,11 +29,21 @@ type Call struct {
 	grain  *grain              // while admitted
 	looked bool                // the log has been asked about the command id: it was new
 	asked  persistence.Version // of the aggregate when the log was asked
+	timer  *armed              // that sends the command; nil for a caller's
+	done   bool                // the commit that cancels the timer is durable
 }
 
 // Replier receives the result of a call.
 type Replier interface {
 	Reply(c *Call, r Result)
+}
+
+// Redeliverer is implemented by repliers whose calls may be given up and asked
+// again. Redeliver takes back a call whose activation ended before it began: it
+// delivers the call again, or drops it if its successor may have been answered
+// (I5). It runs in a turn: it must not block, and delivers on another goroutine.
+type Redeliverer interface {
+	Redeliver(c *Call)
 }
 
 // Result is what became of a call.

@@ -12,7 +12,7 @@ import (
 // execute runs one call on the newest state.
 func (g *grain) execute(c *Call) {
 	g.host.touch(g)
-	if !g.catchUp() {
+	if !g.catchUp() || g.key != nil && g.key.Usable() != nil { // or it is to be asked for again
 		g.stash = append(g.stash, c)
 		g.leave()
 		return
@@ -23,7 +23,13 @@ func (g *grain) execute(c *Call) {
 	}
 	r := c.Request
 	isCommand := r.Message.Kind() == aggregate.KindCommand
-	if isCommand && !g.host.seams.Without.Dedup && !g.fresh(c) {
+	switch {
+	case c.timer != nil:
+		if !g.host.timers.stands(c.timer) {
+			g.finish(c, failed(errGone))
+			return
+		}
+	case isCommand && !g.host.seams.Without.Dedup && !g.fresh(c):
 		return
 	}
 	if r.Expect >= 0 && r.Expect != aggregate.Version(g.version) {
@@ -145,7 +151,7 @@ func (g *grain) answer(r *aggregate.Request, instance aggregate.Instance) (any, 
 // command decides, evolves, and hands the commit to the lane.
 func (g *grain) command(c *Call) {
 	r := c.Request
-	events, err := safely(func() ([]any, error) { return g.instance.Decide(r.Value) })
+	events, err := g.decide(c)
 	if err != nil || len(events) == 0 {
 		it := &item{grain: g, call: c, result: failed(g.refusal(c, err))}
 		if err == nil {
@@ -156,6 +162,14 @@ func (g *grain) command(c *Call) {
 				it.result.Response.Answer, err = g.answer(r, g.instance)
 				it.result.Err = g.refusal(c, err)
 			}
+		}
+		if c.timer != nil && !panicked(err) {
+			g.consume(it)
+			return
+		}
+		if c.Request.Caused && !panicked(err) && !errors.Is(it.result.Err, aggregate.ErrEnded) && !g.host.seams.Without.Outcomes {
+			g.keep(it)
+			return
 		}
 		g.reply(it)
 		if panicked(err) {
@@ -171,11 +185,14 @@ func (g *grain) command(c *Call) {
 		g.reply(&item{grain: g, call: c, result: failed(err)})
 		return
 	}
-	if err := g.host.commits.admit(); err != nil { // before the state moves on: it stays the log's
+	if err := g.tenure.lane.admit(); err != nil { // before the state moves on: it stays the log's
 		g.finish(c, failed(err))
 		return
 	}
 	_, err = safely(func() (any, error) { return nil, g.evolve(events) })
+	if err == nil {
+		err = g.open(it)
+	}
 	if err == nil && r.Answer {
 		it.result.Response.Answer, err = g.answer(r, g.instance)
 	}
@@ -184,22 +201,67 @@ func (g *grain) command(c *Call) {
 		g.leave()
 		return
 	}
-	g.version += persistence.Version(len(events))
-	g.window.Add(eventsourcing.Handled{Command: c.id(), Version: g.version, Events: len(events)})
+	g.commitTo(it, len(events))
+}
+
+// commitTo hands the lane a commit of so many events, which the state has already.
+func (g *grain) commitTo(it *item, events int) {
+	c := it.call
+	g.version += persistence.Version(events)
+	g.last = stampOf(persistence.Cause{Command: it.commit.Command, At: it.commit.At})
+	g.window.Add(eventsourcing.Handled{Command: c.id(), Version: g.version, Events: events})
 	it.result.Response.Receipt = aggregate.Receipt{
-		Command: c.id(), Version: aggregate.Version(g.version), Events: len(events),
+		Command: c.id(), Version: aggregate.Version(g.version), Events: events,
 		Partition: aggregate.Partition(g.tenure.partition),
 	}
-	g.sinceSnap.add(len(events), it.bytes)
+	g.sinceSnap.add(events, it.bytes)
 	if g.sinceSnap.due(g.def.Snapshots(), g.mailbox.empty()) {
 		it.snapshot = g.snapshot()
 	}
 	g.tenure.mark(g.stream)
+	g.host.timers.changed(g.tenure, &it.commit)
 	g.mu.Lock()
 	g.revealed, it.reveals = true, true
 	g.push(it)
 	g.mu.Unlock()
 	g.tenure.lane.submit(it)
+}
+
+func (g *grain) decide(c *Call) ([]any, error) {
+	if c.timer != nil && c.timer.refused != nil {
+		return nil, c.timer.refused
+	}
+	if r := c.Request.Refusal; r != nil {
+		return nil, r
+	}
+	if ended, err := g.ended(); ended || err != nil {
+		return nil, err
+	}
+	return safely(func() ([]any, error) { return g.instance.Decide(c.Request.Value) })
+}
+
+// consume commits that a timer has done its duty, though nothing has happened: so
+// that it does not fire again (I10).
+func (g *grain) consume(it *item) {
+	if err := g.tenure.lane.admit(); err != nil {
+		g.finish(it.call, failed(err))
+		return
+	}
+	it.hasCommit, it.commit = true, g.commit(it.call)
+	g.host.timers.spend(it.call.timer, &it.commit)
+	g.host.timers.changed(g.tenure, &it.commit)
+	g.mu.Lock()
+	g.push(it)
+	g.mu.Unlock()
+	g.tenure.lane.submit(it)
+}
+
+// commit is what a command commits, but for its events.
+func (g *grain) commit(c *Call) persistence.Commit {
+	return persistence.Commit{
+		Stream: g.stream, Partition: g.tenure.partition, Expected: g.version,
+		Command: persistence.CommandID(c.id()), At: g.host.clock.Wall(),
+	}
 }
 
 // encode gives the command's events their stored form.
@@ -222,16 +284,47 @@ func (g *grain) encode(it *item, events []any) error {
 		it.bytes += len(stored.Payload) + len(stored.Type)
 		encoded = append(encoded, stored)
 	}
+	if err := g.seal(encoded); err != nil {
+		return err
+	}
 	metadata, err := eventsourcing.EncodeMetadata(&c.Request.Metadata)
 	if err != nil {
 		return aggregate.Invalid(aggregate.ReasonBadPayload, err)
 	}
 	it.bytes += len(metadata)
-	it.commit = persistence.Commit{
-		Stream: g.stream, Partition: g.tenure.partition, Expected: g.version,
-		Command: persistence.CommandID(c.id()), At: g.host.clock.Wall(), Metadata: metadata, Events: encoded,
+	it.commit = g.commit(c)
+	it.commit.Metadata, it.commit.Events = metadata, encoded
+	if err := eventsourcing.EncodeEffects(g.def, events, &c.Request.Metadata, &it.commit); err != nil {
+		return err
+	}
+	for i := range it.commit.Timers {
+		if n := len(it.commit.Timers[i].Payload); n > limit {
+			return aggregate.Invalid(aggregate.ReasonTooLarge, fmt.Errorf("timer %q has %d bytes, the limit is %d", it.commit.Timers[i].Name, n, limit))
+		}
+		it.bytes += len(it.commit.Timers[i].Payload)
+	}
+	if c.timer != nil {
+		g.host.timers.spend(c.timer, &it.commit)
+	}
+	if inline := g.host.config.Inline; inline != nil {
+		inline(&it.commit, events)
 	}
 	return nil
+}
+
+// seal encrypts events of an aggregate that is sealed.
+func (g *grain) seal(encoded []persistence.NewEvent) error {
+	if g.key == nil {
+		return nil
+	}
+	err := g.key.SealEvents(g.stream, g.version, encoded)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, eventsourcing.ErrForgotten):
+		return aggregate.NotDone(aggregate.ReasonForgotten, err)
+	}
+	return aggregate.NotDone(aggregate.ReasonStoreDown, err) // which has not confirmed the key
 }
 
 func (g *grain) evolve(events []any) error {

@@ -72,38 +72,40 @@ func TestAmbiguousAppendThatHappenedIsAnsweredAsDone(t *testing.T) {
 	require.Empty(t, f.depositions())
 }
 
-func TestAmbiguousAppendThatDidNotHappenIsNotDone(t *testing.T) {
+func TestAmbiguousAppendThatDidNotHappenIsRepeated(t *testing.T) {
 	f := start(t)
-	before := f.host.Epoch(partitionOf(labs, "a"))
+	before, loads := f.host.Epoch(partitionOf(labs, "a")), uint64(1)
 	first, second, query, rejection, twin := f.dependentsOf(persistencetest.LostRequest)
-	first.fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
-	twin.fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
-	second.fails(aggregate.KindNotDone, aggregate.ReasonConflict)
-	query.fails(aggregate.KindNotDone, aggregate.ReasonMoved)
-	rejection.fails(aggregate.KindNotDone, aggregate.ReasonMoved)
-	require.Equal(t, before+1, f.host.Epoch(partitionOf(labs, "a")))
+	require.Equal(t, aggregate.Offset(1), first.ok().Receipt.Offset)
+	require.True(t, twin.ok().Receipt.Duplicate)
+	require.Equal(t, aggregate.Offset(2), second.ok().Receipt.Offset)
+	require.Equal(t, 3, query.ok().Answer.(lab).N)
+	rejection.fails(aggregate.KindRejected, "negative")
+	require.Equal(t, before+1, f.host.Epoch(partitionOf(labs, "a")), "the partition was not fenced")
 
-	receipt := f.send(labs, "a", note(1), withID(first.id)).ok().Receipt
-	require.False(t, receipt.Duplicate)
-	require.Equal(t, 1, f.state(labs, "a").N)
-	require.Equal(t, 1, f.version(labs, "a"))
+	require.True(t, f.send(labs, "a", note(1), withID(first.id)).ok().Receipt.Duplicate)
+	require.Equal(t, 3, f.state(labs, "a").N)
+	require.Equal(t, 2, f.version(labs, "a"))
+	stats := f.host.Stats()
+	require.Equal(t, loads, stats.Loads)
+	require.EqualValues(t, 1, stats.Repeated)
+	require.Zero(t, stats.StoreErrors)
 }
 
-// The statement of an append that was answered "not done" may still be on its
-// way to the store; the node's own next epoch defeats it. // I1
-func TestAppendThatArrivesAfterItWasGivenUpIsDefeated(t *testing.T) {
+// The first statement of an append that was repeated may still be on its way to
+// the store; the node's own next epoch defeats it. // I1
+func TestAppendThatArrivesAfterItWasRepeatedIsDefeated(t *testing.T) {
 	f := start(t)
 	arrives := make(chan struct{})
 	f.failAppends(1, persistencetest.Fault{Outcome: persistencetest.Late, Arrives: arrives})
-	late := f.send(labs, "a", note(1))
-	late.fails(aggregate.KindNotDone, aggregate.ReasonStoreDown)
+	f.send(labs, "a", note(1)).ok()
 	f.send(labs, "a", note(2)).ok()
 	close(arrives)
 	require.NoError(t, f.store.Close()) // waits for the late append
 	f.store = persistencetest.WithFaults(f.store.Unwrap().(*memory.Store).Reopen())
 	state, version := f.replayed(labs, "a")
-	require.Equal(t, 2, state.N)
-	require.Equal(t, persistence.Version(1), version)
+	require.Equal(t, 3, state.N)
+	require.Equal(t, persistence.Version(2), version)
 }
 
 func TestManyAmbiguousCommitsOfOneBatchAreEachResolved(t *testing.T) {
@@ -276,6 +278,29 @@ func TestAmbiguousAppendIsResolvedAfterATakeOver(t *testing.T) {
 			require.Equal(t, 1, next.state(labs, "a").N)
 		})
 	}
+}
+
+// Somebody else took the partition and executed the same command, on another
+// state: what he left in the log is no outcome of ours. I5
+func TestAmbiguousAppendIsNotResolvedByAnothersCommit(t *testing.T) {
+	f := start(t)
+	p := partitionOf(labs, "a")
+	stall := persistencetest.NewStall()
+	f.store.OnCall(func(c persistencetest.Call) persistencetest.Fault {
+		if c.Method == "Claim" && c.Node == f.config.Node {
+			return persistencetest.Fault{Before: stall.Hold}
+		}
+		return persistencetest.Fault{}
+	})
+	t.Cleanup(stall.Release)
+	f.failAppends(1, persistencetest.Fault{Outcome: persistencetest.LostRequest})
+	call := f.send(labs, "a", note(1))
+	await(t, stall.Reached(), "the fencing claim")
+	next := f.takeOver(p, 0)
+	next.send(labs, "a", note(5)).ok()
+	require.EqualValues(t, 2, next.send(labs, "a", note(1), withID(call.id)).ok().Receipt.Version)
+	stall.Release()
+	call.fails(aggregate.KindUnknown, aggregate.ReasonOutcome)
 }
 
 // An old tenure that resolves an ambiguous append must leave alone a newer

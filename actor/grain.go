@@ -3,6 +3,7 @@ package actor
 import (
 	"container/list"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,17 +45,24 @@ type grain struct {
 	place  *list.Element
 	listed int64 // lastUsed when it got its place
 
+	key *eventsourcing.Key // of a sealed aggregate; set when it is loaded
+
+	fetched bool // a load of it has begun; guarded by the loader
+	begun   bool // something has happened to it besides outcomes that were kept; owned by the turn
+
 	// owned by the turn
 	phase     phase
 	stash     []*Call
 	instance  aggregate.Instance
 	version   persistence.Version
+	last      stamp // of the event of that version
 	window    eventsourcing.Window
 	sinceSnap snapshotDebt
+	erasing   *erasing // nil while nobody waits for the aggregate to be erased
 
 	mu       sync.Mutex
 	queue    *item // oldest unsettled commit, and what waits behind it
-	last     *item
+	tail     *item
 	commits  int       // commits in the queue
 	settled  []settled // for the window, taken by the next turn
 	broken   bool      // a commit failed: the state is not the log's any more
@@ -93,6 +101,14 @@ func (g *grain) Receive(ctx proto.Context) {
 		g.found(m)
 	case settledMessage:
 		g.leaveIfQuiet()
+	case erasure:
+		g.erase(m)
+	case *wipedMessage:
+		g.wiped(m)
+	case forgetMessage:
+		if g.phase == running && g.key == m.key {
+			g.leave()
+		}
 	case leaveMessage:
 		g.leave()
 	case passivate:
@@ -118,7 +134,9 @@ func (g *grain) receive(c *Call) {
 	case g.phase == running:
 		g.execute(c)
 	default:
-		g.stash = append(g.stash, c)
+		if g.stash = append(g.stash, c); len(g.stash) == 2 && g.phase == loading {
+			g.host.loader.hurry(g)
+		}
 	}
 }
 
@@ -126,18 +144,23 @@ func (g *grain) loaded(l *eventsourcing.Loaded) {
 	if g.phase != loading {
 		return
 	}
+	if g.erasing != nil { // whatever it was, or whyever it cannot be known
+		g.leave()
+		return
+	}
 	stash := g.stash
 	g.stash = nil
-	if l.Err != nil {
-		err := loadFailure(l.Err)
+	if result := g.unfit(l); result.Err != nil {
 		g.phase = leaving
 		for _, c := range stash {
-			g.finish(c, failed(err))
+			g.finish(c, result)
 		}
 		g.stop()
 		return
 	}
-	g.instance, g.version, g.window = l.Instance, l.Version, l.Window
+	g.instance, g.version, g.window, g.key = l.Instance, l.Version, l.Window, l.Key
+	g.last = stampOf(l.Last)
+	g.begun = l.Begun
 	g.sinceSnap = snapshotDebt{events: int(l.Version - l.Snapshot), bytes: l.Bytes}
 	g.revealed = g.tenure.marked(g.stream)
 	g.phase = running
@@ -146,12 +169,24 @@ func (g *grain) loaded(l *eventsourcing.Loaded) {
 	}
 }
 
-func loadFailure(err error) error {
+// unfit says why nobody may be served from what was loaded; no error if he may.
+func (g *grain) unfit(l *eventsourcing.Loaded) Result {
 	var unreadable *eventsourcing.UnreadableError
-	if errors.As(err, &unreadable) {
-		return aggregate.NotDone(aggregate.ReasonUnreadable, err)
+	switch head := persistence.Offset(g.tenure.head.Load()); {
+	case errors.As(l.Err, &unreadable):
+		return failed(aggregate.NotDone(aggregate.ReasonUnreadable, l.Err))
+	case errors.Is(l.Err, eventsourcing.ErrForgotten):
+		return failed(aggregate.NotDone(aggregate.ReasonForgotten, l.Err))
+	case l.Err != nil:
+		return failed(aggregate.NotDone(aggregate.ReasonStoreDown, l.Err))
+	case l.Reach > head:
+		// Somebody has written since, and so owned the partition. A store that is
+		// set back later may call us the owner again, of a log without these events.
+		g.host.deposed(g.tenure, fmt.Errorf("the log has event %d of %s at offset %d, and the owner's ends at %d",
+			l.Version, g.stream, l.Reach, head))
+		return notOwner
 	}
-	return aggregate.NotDone(aggregate.ReasonStoreDown, err)
+	return Result{}
 }
 
 // leave gives the activation up once nothing of it is in flight.
@@ -161,14 +196,18 @@ func (g *grain) leave() {
 }
 
 func (g *grain) leaveIfQuiet() {
-	if g.phase != leaving || g.stopped.Load() {
+	if g.phase != leaving || g.stopped.Load() || g.erasing != nil && g.erasing.begun {
 		return
 	}
 	g.mu.Lock()
 	quiet := g.queue == nil
 	g.notify = !quiet
 	g.mu.Unlock()
-	if quiet {
+	switch {
+	case !quiet:
+	case g.erasing != nil:
+		g.wipe()
+	default:
 		g.stop()
 	}
 }
@@ -181,6 +220,10 @@ func (g *grain) stop() {
 	g.host.resident.remove(g)
 	stash := g.stash
 	g.stash = nil
+	if g.erasing != nil {
+		g.erasing.tell(erased{err: errLeft})
+		g.erasing = nil
+	}
 	for _, c := range stash {
 		g.bounce(c)
 	}
@@ -192,12 +235,18 @@ func (g *grain) bounce(message any) {
 	switch m := proto.UnwrapEnvelopeMessage(message).(type) {
 	case *Call:
 		g.release(m).leave()
-		g.host.Deliver(m)
+		if sender, ok := m.Reply.(Redeliverer); ok {
+			sender.Redeliver(m)
+		} else {
+			g.host.Deliver(m)
+		}
 	case *foundMessage:
 		g.bounce(m.call)
 	case snapshotNow:
 		m.to <- nil
-	case *loadedMessage, settledMessage, leaveMessage, passivate, tidy, proto.SystemMessage, proto.AutoReceiveMessage:
+	case erasure:
+		m.done <- erased{err: errLeft}
+	case *loadedMessage, settledMessage, leaveMessage, passivate, tidy, forgetMessage, *wipedMessage, proto.SystemMessage, proto.AutoReceiveMessage:
 	default:
 		if sender := proto.UnwrapEnvelopeSender(message); sender != nil {
 			g.host.system.Root.Send(sender, &proto.DeadLetterResponse{Target: g.pid})
@@ -235,9 +284,15 @@ func (g *grain) tidy() {
 
 // snapshot encodes the state as it is now.
 func (g *grain) snapshot() *persistence.Snapshot {
-	g.catchUp()
+	if g.catchUp(); !g.begun {
+		return nil // the log tells it by as few events
+	}
 	s, err := safely(func() (persistence.Snapshot, error) {
-		return eventsourcing.EncodeSnapshot(g.def, g.stream, g.version, g.instance, &g.window, g.host.clock.Wall())
+		s, err := eventsourcing.EncodeSnapshot(g.def, g.stream, g.version, g.last.cause(), g.instance, &g.window, g.host.clock.Wall())
+		if err == nil && g.key != nil {
+			err = g.key.SealSnapshot(&s)
+		}
+		return s, err
 	})
 	g.sinceSnap = snapshotDebt{}
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/internal/bulletin"
 	"github.com/ingrain-go/ingrain/internal/simulated"
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -37,6 +38,14 @@ type Config struct {
 	// was found to be in other hands or on another log. The host has dropped it
 	// already. It must not block.
 	OnDeposed func(p persistence.Partition, epoch persistence.Epoch, err error)
+	// Inline, when set, adds statements to the commit of some events, which it is
+	// given as they were decided. It is pure, and may panic.
+	Inline func(c *persistence.Commit, events []any)
+	// OnCommitted, when set, is told of events of one partition that have just
+	// become durable, without a gap among them, before the replies of their
+	// commands leave. Calls for one partition are in the order of the offsets. What
+	// it is given must not be changed. Replies wait until it returns.
+	OnCommitted func(p persistence.Partition, events []persistence.Event)
 	// OnStoreBack is told, on any goroutine, that the store can be reached again:
 	// what was refused as store-down may be asked again. It must not block.
 	OnStoreBack func()
@@ -67,6 +76,8 @@ type Config struct {
 	CommandSkew time.Duration
 	// StoreTimeout bounds one call to the store. Default 10 seconds.
 	StoreTimeout time.Duration
+	// Vault has the keys of sealed aggregates. Required when there are any.
+	Vault *eventsourcing.Vault
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
 	// Simulated is for the simulation of this repository: leave it nil.
@@ -116,6 +127,8 @@ type Host struct {
 	log     *slog.Logger
 	types   map[string]*aggregate.Definition
 	journal *eventsourcing.Journal
+	// unlisten ends what the vault tells; nil without one
+	unlisten func()
 	// immediate: the store's Append does no I/O and may run in a grain's turn
 	immediate bool
 
@@ -127,10 +140,11 @@ type Host struct {
 	loader     *loader
 	snapshots  *snapshotWriter
 	barrier    *barrier
+	timers     *timers // nil when no type sets any
 	resident   *resident
 	commits    *outage
 	reads      *outage
-	back       *bulletin // the store is
+	back       *bulletin.Board // the store is
 	stats      counters
 
 	storeContext context.Context // ends when the host has stopped
@@ -169,10 +183,14 @@ func Start(config Config) (*Host, error) {
 		h.types[t.Definition().Name()] = t.Definition()
 	}
 	h.storeContext, h.cancelStore = context.WithCancel(context.Background())
+	if config.Vault != nil {
+		h.journal.Unlock(config.Vault)
+		h.unlisten = config.Vault.OnForget(h.forget)
+	}
 	for range config.Lanes {
 		h.lanes = append(h.lanes, newLane(h))
 	}
-	h.commits, h.reads, h.back = newOutage(h, "commits"), newOutage(h, "reads"), newBulletin()
+	h.commits, h.reads, h.back = newOutage(h, "commits"), newOutage(h, "reads"), bulletin.New()
 	h.loader, h.snapshots, h.barrier, h.resident = newLoader(h), newSnapshotWriter(h), newBarrier(h), newResident(h)
 	for _, l := range h.lanes {
 		h.workers.Go(func() { l.run(h.storeContext) })
@@ -183,6 +201,10 @@ func Start(config Config) (*Host, error) {
 	h.workers.Go(h.snapshots.run)
 	h.workers.Go(h.barrier.run)
 	h.workers.Go(h.resident.run)
+	if h.timers = newTimers(h); h.timers != nil {
+		h.workers.Go(h.timers.runFire)
+		h.workers.Go(h.timers.runLoad)
+	}
 	return h, nil
 }
 
@@ -219,6 +241,7 @@ func (h *Host) own(claimed persistence.Tenure, holdUntil time.Duration, unreveal
 		t.holding.Store(true)
 		h.clock.AfterFunc(left, t.endHold)
 	}
+	h.timers.keep(t) // before the first commit, which may set some
 	if old := h.tenures[claimed.Partition].Swap(t); old != nil {
 		h.drop(old)
 	}
@@ -279,6 +302,7 @@ func (h *Host) Release(ctx context.Context, p persistence.Partition) (persistenc
 	if t == nil {
 		return persistence.Fence{}, fmt.Errorf("release partition %d: not served here", p)
 	}
+	h.timers.drop(t)
 	t.seal()
 	given := persistence.Fence{Partition: p}
 	select {
@@ -313,6 +337,7 @@ func (h *Host) drop(t *tenure) bool {
 	if t.lost.Swap(true) {
 		return false
 	}
+	h.timers.drop(t)
 	for _, g := range t.all() {
 		g.mailbox.PostUserMessage(leaveMessage{})
 	}
@@ -382,7 +407,7 @@ func (h *Host) check(c *Call) error {
 	if h.types[r.Definition.Name()] != r.Definition {
 		return aggregate.Invalid(aggregate.ReasonUnknownType, fmt.Errorf("aggregate type %q is not served here", r.Definition.Name()))
 	}
-	if r.Message.Kind() != aggregate.KindCommand {
+	if r.Message.Kind() != aggregate.KindCommand || c.timer != nil || r.Caused { // a timer, or a process, may have waited for years
 		return nil
 	}
 	now, made := h.clock.Wall(), r.Command.Time()
@@ -449,6 +474,9 @@ func (h *Host) Stop(ctx context.Context) error {
 		return h.stopErr
 	}
 	defer close(h.stopped)
+	if h.unlisten != nil {
+		h.unlisten()
+	}
 	var errs []error
 	for _, f := range h.Owned() {
 		if _, err := h.Release(ctx, f.Partition); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ingrain-go/ingrain/aggregate"
@@ -27,15 +28,19 @@ const (
 type lane struct {
 	host *Host
 	wake chan struct{} // capacity 1: something waits
+	// holding: the store was lost, and a batch waits for it
+	holding atomic.Bool
 
 	mu      sync.Mutex
 	waiting []*item
-	writing bool // an inline writer is at it (immediate stores only)
-	closed  bool // the writer has ended
+	jobs    []func() // to be done between two batches
+	writing bool     // an inline writer is at it (immediate stores only)
+	closed  bool     // the writer has ended
 
 	// owned by whoever writes
 	batch  persistence.Batch
 	taken  []*item
+	doing  []func()
 	spare  []*item
 	placed map[persistence.Partition]placed
 	freed  []*item
@@ -106,23 +111,29 @@ func (l *lane) run(ctx context.Context) {
 func (l *lane) close() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed = len(l.waiting) == 0
+	l.closed = len(l.waiting)+len(l.jobs) == 0
 	return l.closed
 }
 
 func (l *lane) drain() {
 	for l.take() {
-		l.write()
+		for _, job := range l.doing {
+			job()
+		}
+		if len(l.taken) > 0 {
+			l.write()
+		}
 		if !l.host.immediate {
 			l.host.seams.Yield() // those just answered may have more for the next batch
 		}
 	}
 }
 
-// take moves the next batch out of the queue.
+// take moves the next batch out of the queue, and what is to be done before it.
 func (l *lane) take() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.doing, l.jobs = l.jobs, nil
 	n, bytes := 0, 0
 	for n < len(l.waiting) && n < batchCommits && (n == 0 || bytes+l.waiting[n].bytes <= batchBytes) {
 		bytes += l.waiting[n].bytes
@@ -132,23 +143,73 @@ func (l *lane) take() bool {
 	rest := copy(l.waiting, l.waiting[n:])
 	clear(l.waiting[rest:])
 	l.waiting = l.waiting[:rest]
-	if n == 0 {
+	if n+len(l.doing) == 0 {
 		l.writing = false
+		return false
 	}
-	return n > 0
+	return true
 }
 
-// write appends the batch taken and settles every commit in it.
+// write appends the batch taken, again if need be, and settles every commit in it.
+//
+//	append ──┬─ decided ────────────────────────────────────▶ settled
+//	  ▲      ├─ store not reached ── a pause, or it is back ─┐
+//	  │      └─ unknown ── fenced off: in the log? ── yes ──▶ settled
+//	  │                                    └─ no ────────────┤
+//	  └──────────────────────────────────────────────────────┘
+//
+// The grains' memory holds what the commits do, and nobody else can have written:
+// so what is appended again, in the same order, is what would have been there.
 func (l *lane) write() {
+	pause := time.Millisecond
+	left := l.taken
+	for {
+		back := l.host.back.Listen()
+		sent := l.gather(left)
+		if len(sent) == 0 {
+			break
+		}
+		l.host.stats.batches.Add(1)
+		l.append(&l.batch)
+		l.host.heard(&l.batch)
+		if l.host.config.OnCommitted != nil {
+			l.tell(l.batch.Commits)
+		}
+		var asked bool
+		left, asked = l.sift(sent)
+		clear(sent)
+		clear(l.batch.Commits)
+		if len(left) == 0 {
+			break
+		}
+		l.holding.Store(true)
+		if !asked {
+			l.rest(pause, back)
+			pause = min(2*pause, restMost)
+		}
+		if l.host.storeContext.Err() != nil {
+			for _, it := range left {
+				l.giveUp(it, aggregate.NotDone(aggregate.ReasonStoreDown, it.commit.Err))
+			}
+			break
+		}
+		l.host.stats.repeated.Add(uint64(len(left)))
+	}
+	l.holding.Store(false)
+	clear(l.taken)
+}
+
+// gather makes a batch of commits, but for those whose partition was lost.
+func (l *lane) gather(items []*item) []*item {
 	b := &l.batch
 	b.Owner = l.host.node
 	b.Fences, b.Commits = b.Fences[:0], b.Commits[:0]
 	clear(l.placed)
 	sent := l.spare[:0]
-	for _, it := range l.taken {
+	for _, it := range items {
 		t := it.grain.tenure
 		if !l.place(t) {
-			l.settle(it, errMoved)
+			l.giveUp(it, errMoved)
 			continue
 		}
 		it.commit.Epoch = persistence.Epoch(t.epoch.Load())
@@ -156,26 +217,63 @@ func (l *lane) write() {
 		sent = append(sent, it)
 	}
 	l.spare = sent
-	if len(sent) == 0 {
-		return
-	}
-	l.host.stats.batches.Add(1)
-	l.append(b)
-	l.host.heard(b)
-	fencedOff := map[*tenure]error(nil)
-	for _, it := range sent { // in order: a grain's commits settle as they were decided
-		if errors.Is(it.commit.Err, persistence.ErrUnknownOutcome) {
+	return sent
+}
+
+// sift settles the commits whose fate is known and returns those that are to be
+// appended again. It reports whether the store was asked meanwhile, and answered.
+func (l *lane) sift(sent []*item) (left []*item, asked bool) {
+	left = l.taken[:0]
+	var fencedOff map[*tenure]error
+	var before map[*grain]bool // a commit of the grain is left: those after it wait for it
+	for _, it := range sent {  // in order: a grain's commits settle as they were decided
+		switch it.unsure = errors.Is(it.commit.Err, persistence.ErrUnknownOutcome); {
+		case it.unsure:
 			if fencedOff == nil {
 				fencedOff = map[*tenure]error{}
 			}
-			l.resolve(it, fencedOff)
+			if !l.resolve(it, fencedOff, before[it.grain]) {
+				continue
+			}
+			asked = true
+		case before[it.grain]:
+		case !l.waits(it):
+			l.conclude(it, it.commit.Err)
 			continue
 		}
-		l.conclude(it, it.commit.Err)
+		if before == nil {
+			before = map[*grain]bool{}
+		}
+		before[it.grain] = true
+		left = append(left, it)
 	}
-	clear(sent)
-	clear(l.taken)
-	clear(b.Commits)
+	return left, asked
+}
+
+// waits reports whether a commit that was not taken waits for the store: if it was
+// not reached. What it has refused it would refuse again; and who gives a
+// partition away waits for nobody.
+func (l *lane) waits(it *item) bool {
+	t := it.grain.tenure
+	return errors.Is(it.commit.Err, persistence.ErrUnreachable) && !l.host.immediate &&
+		!t.sealed.Load() && !t.lost.Load() && !l.host.stopBegun.Load()
+}
+
+// giveUp settles a commit that is not appended any more.
+func (l *lane) giveUp(it *item, err error) {
+	if it.unsure {
+		err = aggregate.UnknownOutcome(aggregate.ReasonOutcome, it.commit.Err)
+	}
+	l.settle(it, err)
+}
+
+// admit lets a commit into the lane, or says why not. While a batch waits for the
+// store it is itself the attempt, and no other gathers behind it.
+func (l *lane) admit() error {
+	if l.holding.Load() {
+		return l.host.commits.wait()
+	}
+	return l.host.commits.admit()
 }
 
 // place reports whether commits of a tenure go into the batch, and sees to the
@@ -217,11 +315,16 @@ func (l *lane) conclude(it *item, err error) {
 	l.settle(it, nil)
 }
 
+// codeStatement is the code of a rejection by an inline statement: what it writes
+// into breaks a rule of the user's tables.
+const codeStatement = "statement-failed"
+
 // refuse settles a commit that the store certainly did not take.
 func (l *lane) refuse(it *item, err error) {
 	var fenced *persistence.FencedError
 	var conflict *persistence.ConflictError
 	var taken *persistence.ClaimTakenError
+	var statement *persistence.StatementError
 	switch {
 	case errors.As(err, &fenced):
 		l.host.stats.fenced.Add(1)
@@ -231,8 +334,12 @@ func (l *lane) refuse(it *item, err error) {
 		l.host.stats.conflicts.Add(1)
 		l.settle(it, aggregate.NotDone(aggregate.ReasonConflict, err))
 	case errors.As(err, &taken):
-		l.settle(it, aggregate.Reject("claim-taken", taken.Error()).
-			With("namespace", taken.Claim.Namespace).With("key", taken.Claim.Key))
+		rejection := aggregate.ErrClaimTaken.With("namespace", taken.Claim.Namespace).
+			With("key", taken.Claim.Key).With("holder", taken.Holder.String())
+		rejection.Message = taken.Error()
+		l.settle(it, rejection)
+	case errors.As(err, &statement):
+		l.settle(it, aggregate.Reject(codeStatement, err.Error()))
 	case errors.Is(err, persistence.ErrTooLarge):
 		l.settle(it, aggregate.Invalid(aggregate.ReasonTooLarge, err))
 	default:
@@ -241,32 +348,55 @@ func (l *lane) refuse(it *item, err error) {
 	}
 }
 
+// unknownMost is how often the outcome of a commit may be unknown before it is
+// given up: it may be what brings the store down.
+const unknownMost = 8
+
 // resolve finds out what became of a commit of unknown outcome. It claims the
 // next epoch of the partition for this node, once for all such commits, which
 // waits for the old statement or defeats it, and then looks for the command id.
-func (l *lane) resolve(it *item, fencedOff map[*tenure]error) {
+// It reports whether the commit is to be appended again: it is not in the log, nor
+// will be. One behind another that is left cannot be in the log.
+func (l *lane) resolve(it *item, fencedOff map[*tenure]error, behind bool) (left bool) {
 	l.host.stats.unknown.Add(1)
+	it.doubts++
 	t := it.grain.tenure
 	err, tried := fencedOff[t]
 	if !tried {
 		err = l.fenceOff(t)
 		fencedOff[t] = err
 	}
+	it.unsure = err != nil
+	if behind {
+		return true
+	}
 	if err != nil {
-		l.settle(it, aggregate.UnknownOutcome(aggregate.ReasonOutcome, it.commit.Err))
-		return
+		l.giveUp(it, nil)
+		return false
 	}
 	record, found, err := l.find(it)
 	switch {
 	case err != nil:
 		l.settle(it, aggregate.UnknownOutcome(aggregate.ReasonOutcome, err))
+	case found && !it.leftBy(&record): // a later owner has executed the same command
+		l.settle(it, aggregate.UnknownOutcome(aggregate.ReasonOutcome, errMoved))
 	case found:
 		it.commit.Offset = record.Offset - persistence.Offset(len(it.commit.Events)) + 1
+		l.tellFound(&it.commit)
 		l.host.stats.commits.Add(1)
 		l.settle(it, nil)
-	default:
+	case t.lost.Load(), l.host.immediate, it.doubts >= unknownMost:
 		l.settle(it, aggregate.NotDone(aggregate.ReasonStoreDown, it.commit.Err))
+	default:
+		return true
 	}
+	return false
+}
+
+// leftBy reports whether it is this commit that the log has of its command, and
+// not another of the same command, which was decided on another state.
+func (it *item) leftBy(record *persistence.CommandRecord) bool {
+	return record.Last == it.commit.Expected+persistence.Version(len(it.commit.Events)) && record.At.UnixMicro() == it.commit.At.UnixMicro()
 }
 
 // fenceOff makes sure that no earlier append of ours can commit any more.
@@ -322,7 +452,7 @@ var errAgain = errors.New("again")
 func (l *lane) persist(op func(context.Context) error) error {
 	pause := time.Millisecond
 	for {
-		back := l.host.back.listen()
+		back := l.host.back.Listen()
 		ctx, cancel := l.host.storeCall()
 		err := op(ctx)
 		cancel()
@@ -330,18 +460,29 @@ func (l *lane) persist(op func(context.Context) error) error {
 			l.host.commits.answered()
 			return err
 		}
-		over := make(chan struct{})
-		stop := l.host.clock.AfterFunc(pause, func() { close(over) })
-		select {
-		case <-over:
-		case <-back:
-			stop()
-		case <-l.host.storeContext.Done():
-			stop()
+		l.holding.Store(true)
+		if !l.rest(pause, back) {
 			return err
 		}
-		pause = min(2*pause, 250*time.Millisecond)
+		pause = min(2*pause, restMost)
 	}
+}
+
+// restMost is the longest pause between two attempts.
+const restMost = 250 * time.Millisecond
+
+// rest waits for a while, or until the store is back. It reports whether the host
+// goes on.
+func (l *lane) rest(pause time.Duration, back <-chan struct{}) bool {
+	over := make(chan struct{})
+	stop := l.host.clock.AfterFunc(pause, func() { close(over) })
+	defer stop()
+	select {
+	case <-over:
+	case <-back:
+	case <-l.host.storeContext.Done():
+	}
+	return l.host.storeContext.Err() == nil
 }
 
 // settle tells the grain, which replies.

@@ -1,6 +1,7 @@
 package actor_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
+	"github.com/ingrain-go/ingrain/persistence/memory"
 	"github.com/ingrain-go/ingrain/persistence/persistencetest"
 )
 
@@ -144,4 +146,40 @@ func TestOwnEpochMayChangeDuringTheBarrier(t *testing.T) {
 	stall.Release()
 	require.Equal(t, 1, query.ok().Answer.(lab).N)
 	require.Empty(t, f.depositions())
+}
+
+// What was committed a while ago is not in a log that was set back since, and
+// only the lease or the store can say that it was not. I7
+func TestOldReceiptsNeedTheLeaseOrTheStore(t *testing.T) {
+	f := start(t)
+	first := f.send(labs, "a", note(1))
+	first.ok()
+	again := func() *pending { return f.send(labs, "a", note(1), withID(first.id)) }
+	require.True(t, again().ok().Receipt.Duplicate)
+	require.Zero(t, f.host.Stats().Barriers)
+	f.host.DropLease()
+	require.True(t, again().ok().Receipt.Duplicate)
+	require.EqualValues(t, 1, f.host.Stats().Barriers)
+
+	require.NoError(t, f.store.Unwrap().(*memory.Store).SetBack(partitionOf(labs, "a"), 0))
+	again().fails(aggregate.KindUnknown, aggregate.ReasonOutcome)
+	require.Zero(t, f.host.Epoch(partitionOf(labs, "a")), "the partition is lost")
+}
+
+// Whoever finds events beyond the end of his own log has been deposed: he serves
+// nothing from them, whatever the store says of him later. I7
+func TestOwnerWhoReadsAnothersEventsIsDeposed(t *testing.T) {
+	f := start(t)
+	p := partitionOf(labs, "a")
+	f.send(labs, "a", note(1)).ok()
+	f.host.DropLease()
+	next := f.takeOver(p, 0)
+	other := ""
+	for i := 0; other == "" || partitionOf(labs, other) != p; i++ {
+		other = fmt.Sprint("other-", i)
+	}
+	next.send(labs, other, note(1)).ok()
+	require.True(t, f.send(labs, other, look{}).result().NotOwner)
+	require.Zero(t, f.host.Stats().Barriers, "the store was not asked")
+	require.Zero(t, f.host.Epoch(p))
 }

@@ -3,6 +3,7 @@ package actor
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 
 	"github.com/ingrain-go/ingrain/aggregate"
@@ -10,23 +11,36 @@ import (
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
-const (
-	// loaders is how many loads run at once: one more batch gathers meanwhile.
-	loaders = 2
-	// loadBatch is how many aggregates one round trip brings in.
-	loadBatch = 2000
-)
+// loadBatch is how many aggregates one round trip brings in: enough to make up
+// for the round trip, few enough that those who come next do not wait long.
+const loadBatch = 256
+
+// loaders is how many loads run at once: one more batch gathers meanwhile, and a
+// load that hangs does not keep all others waiting.
+const loaders = 2
+
+// crowdLoads is how many of them there are while more wait than fit into a batch.
+// To decode what is loaded takes a core: when very many come back at once, after
+// the death of another node, half of the cores are left to those who call what is
+// in memory.
+var crowdLoads = max(1, min(loaders, runtime.GOMAXPROCS(0)/2))
 
 // loader brings aggregates into memory, as many at a time as wait, and does the
 // other reads that a grain's turn must not wait for. Its queues are bounded by
 // the host's admission: each entry is an aggregate with a call. When nobody
 // waits, it warms: it brings in what somebody may soon call.
+//
+// After a crash nobody tells which aggregates were hot, but their callers do:
+// those for which more than one call waits have half of each batch, and the rest
+// is loaded in the order in which it was called.
 type loader struct {
 	host *Host
 	wake chan struct{}
 
 	mu      sync.Mutex
 	grains  []*grain
+	hot     []*grain // of grains, those for which several calls wait
+	filling int      // loads of batches that somebody waits for
 	reads   []func(context.Context)
 	cold    []cold // at most MaxResident
 	warming bool   // a batch of them is being loaded
@@ -47,6 +61,15 @@ func (l *loader) load(g *grain) {
 		return
 	}
 	l.signal()
+}
+
+// hurry notes that several calls wait for an aggregate.
+func (l *loader) hurry(g *grain) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.grains) > loadBatch && !g.fetched { // else it is in the next batch anyway
+		l.hot = append(l.hot, g)
+	}
 }
 
 func (l *loader) read(f func(context.Context)) {
@@ -79,12 +102,42 @@ func (l *loader) take() (grains []*grain, read func(context.Context)) {
 			l.reads = nil
 		}
 	}
-	n := min(len(l.grains), loadBatch)
-	grains = l.grains[:n:n]
-	if l.grains = l.grains[n:]; len(l.grains) == 0 {
-		l.grains = nil
+	return l.batch(), read
+}
+
+// batch takes the aggregates to load next: hot ones for one half of it, if there
+// are as many, and the oldest for the other. The loader is locked.
+func (l *loader) batch() []*grain {
+	if len(l.grains) == 0 || len(l.grains) > loadBatch && l.filling >= crowdLoads {
+		return nil
 	}
-	return grains, read
+	batch := make([]*grain, 0, min(len(l.grains), loadBatch))
+	fetch := func(from []*grain, until int) (rest []*grain) {
+		n := 0
+		for ; n < len(from) && len(batch) < until; n++ {
+			if g := from[n]; !g.fetched { // else it was in the other queue too
+				g.fetched = true
+				batch = append(batch, g)
+			}
+		}
+		return from[n:]
+	}
+	l.hot = fetch(l.hot, loadBatch/2)
+	if l.grains = fetch(l.grains, loadBatch); len(l.grains) == 0 {
+		l.grains, l.hot = nil, nil
+	}
+	if len(batch) > 0 {
+		l.filling++
+	}
+	return batch
+}
+
+// filled notes the end of a load of a batch.
+func (l *loader) filled() {
+	l.mu.Lock()
+	l.filling--
+	l.mu.Unlock()
+	l.signal() // for those that the other loader has left alone
 }
 
 func (l *loader) run() {
@@ -107,6 +160,7 @@ func (l *loader) run() {
 			ctx, cancel := l.host.storeCall()
 			if len(grains) > 0 {
 				l.fill(ctx, grains)
+				l.filled()
 			}
 			if read != nil {
 				read(ctx)
@@ -148,7 +202,7 @@ func (l *loader) fill(ctx context.Context, grains []*grain) {
 func silence(all []eventsourcing.Loaded) (err error) {
 	for i := range all {
 		var unreadable *eventsourcing.UnreadableError
-		if err = all[i].Err; err == nil || errors.As(err, &unreadable) {
+		if err = all[i].Err; err == nil || errors.As(err, &unreadable) || errors.Is(err, eventsourcing.ErrForgotten) {
 			return nil
 		}
 	}

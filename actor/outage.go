@@ -32,7 +32,6 @@ type outage struct {
 	mu      sync.Mutex
 	pause   time.Duration // the next one; 0 when it begins anew
 	due     time.Duration // when an attempt is let through, by the coarse clock
-	moment  time.Duration // of the first failure or the last attempt: at one moment all fare alike, in whatever order they come
 	since   time.Duration
 	refused int
 	told    bool          // the operator knows of this outage
@@ -65,16 +64,32 @@ func (o *outage) admit() error {
 	defer o.mu.Unlock()
 	r, now := o.refusal.Load(), o.host.clock.Coarse()
 	switch {
-	case r == nil, now == o.moment:
+	case r == nil:
 		return nil
 	case now < o.due:
 		o.refused++
 		o.host.stats.refused.Add(1)
 		return r.err
 	}
-	o.moment = now
 	o.backOff(now)
 	return nil
+}
+
+// wait says why nobody should begin to wait for an attempt that is under way; nil
+// while the store is reached, and at the moment when it was lost.
+func (o *outage) wait() error {
+	if o.refusal.Load() == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r := o.refusal.Load()
+	if r == nil || o.host.clock.Coarse() == o.since {
+		return nil
+	}
+	o.refused++
+	o.host.stats.refused.Add(1)
+	return r.err
 }
 
 // backOff puts the next attempt off. The outage is locked.
@@ -92,7 +107,7 @@ func (o *outage) failed(err error) {
 	o.mu.Lock()
 	now := h.clock.Coarse()
 	if o.refusal.Load() == nil {
-		if o.since, o.moment, o.refused, o.told = now, now, 0, false; o.shaken.Swap(true) {
+		if o.since, o.refused, o.told = now, 0, false; o.shaken.Swap(true) {
 			o.backOff(now) // the lease was renewed, but nothing else has come of it
 		} else {
 			o.due = now
@@ -139,7 +154,7 @@ func (o *outage) end(proven bool) {
 		h.log.Info("store reached again", "node", h.node, "for", o.of, "refused", refused, "after", lasted)
 	}
 	if ended {
-		h.back.announce()
+		h.back.Announce()
 		h.loader.signal() // for what is to be warmed
 		h.config.OnStoreBack()
 	}
@@ -190,7 +205,8 @@ func isAnswer(err error) bool {
 	var fenced *persistence.FencedError
 	var conflict *persistence.ConflictError
 	var taken *persistence.ClaimTakenError
-	return err == nil || errors.As(err, &fenced) || errors.As(err, &conflict) || errors.As(err, &taken)
+	var statement *persistence.StatementError
+	return err == nil || errors.As(err, &fenced) || errors.As(err, &conflict) || errors.As(err, &taken) || errors.As(err, &statement)
 }
 
 // read takes note of what has become of a read.
@@ -200,26 +216,4 @@ func (h *Host) read(err error) {
 	} else {
 		h.reads.failed(err)
 	}
-}
-
-// bulletin tells any number of listeners that something has happened.
-type bulletin struct {
-	mu   sync.Mutex
-	next chan struct{}
-}
-
-func newBulletin() *bulletin { return &bulletin{next: make(chan struct{})} }
-
-// listen returns a channel that is closed at the next announcement.
-func (b *bulletin) listen() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.next
-}
-
-func (b *bulletin) announce() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.next)
-	b.next = make(chan struct{})
 }

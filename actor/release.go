@@ -13,28 +13,43 @@ import (
 //
 //	a failure ........................... at once
 //	reveals commits of a held tenure .... when the hold ends (I8)
-//	proved by its own commit ............ at once
+//	proved by a commit of just now ...... at once
 //	anything else ....................... under the lease, else behind the barrier (I7)
+//
+// What was committed a while ago proves nothing any more: a store that was set
+// back meanwhile has lost it, and only the lease or the store itself can say that
+// it was not.
 func (h *Host) release(it *item) {
 	t, mode := it.grain.tenure, it.grain.def.Reads()
-	proven := it.result.Response.Receipt.Offset != 0
+	receipt := &it.result.Response.Receipt
+	proven := receipt.Offset != 0 && !receipt.Duplicate && !it.held
 	// The lease is looked at before the loss: whoever extends a lease past the
 	// loss of a partition has told us of the loss first.
 	leased := !proven && mode == aggregate.Lease && (h.seams.Without.CheckAfterCompute || h.leased())
 	switch {
-	case isFailure(it.result.Err):
+	case isFailure(it.result.Err), it.call.timer != nil: // which tells nobody
 		h.send(it)
 	case it.reveals && mode != aggregate.Strict && t.holding.Load() && t.hold(it):
 	case proven, mode == aggregate.Eventual:
 		h.send(it)
 	case t.lost.Load():
-		it.result = notOwner
+		it.withhold(notOwner)
 		h.send(it)
 	case leased:
 		h.send(it) // the look at the clock above is the linearisation point
 	default:
 		h.barrier.add(it)
 	}
+}
+
+// withhold replaces a reply that nobody can vouch for. A command that had its
+// effect, as far as this node knows, must not be told that it had none: whoever
+// asks again under its id learns what became of it.
+func (it *item) withhold(instead Result) {
+	if it.result.Response.Receipt.Offset != 0 {
+		instead = failed(aggregate.UnknownOutcome(aggregate.ReasonOutcome, instead.Err))
+	}
+	it.result = instead
 }
 
 // leased reports whether the lease covers a reply that leaves now.
@@ -88,7 +103,7 @@ func newBarrier(h *Host) *barrier { return &barrier{host: h, wake: make(chan str
 
 func (b *barrier) add(it *item) {
 	if err := b.host.reads.admit(); err != nil {
-		it.result = failed(err)
+		it.withhold(failed(err))
 		b.host.send(it)
 		return
 	}
@@ -99,7 +114,7 @@ func (b *barrier) add(it *item) {
 	}
 	b.mu.Unlock()
 	if closed {
-		it.result = failed(errStopping)
+		it.withhold(failed(errStopping))
 		b.host.send(it)
 		return
 	}
@@ -166,14 +181,14 @@ func (b *barrier) prove(replies []*item) {
 		i := place[t]
 		switch {
 		case err != nil:
-			it.result = failed(aggregate.NotDone(aggregate.ReasonStoreDown, err))
+			it.withhold(failed(aggregate.NotDone(aggregate.ReasonStoreDown, err)))
 		case !owned[i]:
 			if persistence.Epoch(t.epoch.Load()) != fences[i].Epoch {
 				b.add(it) // we fenced ourselves meanwhile: ask again under the new epoch
 				continue
 			}
 			h.deposed(t, &persistence.FencedError{Partition: t.partition, Epoch: fences[i].Epoch})
-			it.result = notOwner
+			it.withhold(notOwner)
 		}
 		h.send(it)
 	}

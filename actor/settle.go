@@ -17,10 +17,13 @@ type item struct {
 	commit    persistence.Commit
 	events    [1]persistence.NewEvent // backing of commit.Events in the usual case
 	bytes     int
+	unsure    bool    // an append of the commit may yet have its effect
+	doubts    int     // how many of its appends were of unknown outcome
 	twins     []*Call // the same command, delivered again meanwhile
 	snapshot  *persistence.Snapshot
 	asked     chan<- *persistence.Snapshot // who asked for the snapshot; nil for the writer
 	reveals   bool                         // depends on a commit of this activation (I8)
+	held      bool                         // was held back (I8)
 }
 
 type settled struct {
@@ -29,7 +32,8 @@ type settled struct {
 }
 
 // reply queues a reply behind the commits that it depends on. One of them may
-// have failed since the turn began. // I3
+// have failed since the turn began. While the store is lost nobody begins to wait
+// for a commit, since there is no telling for how long. // I3
 func (g *grain) reply(it *item) {
 	g.mu.Lock()
 	it.reveals = g.revealed
@@ -37,21 +41,25 @@ func (g *grain) reply(it *item) {
 		it.result = failed(errMoved)
 	}
 	if g.queue != nil {
-		g.push(it)
-		g.mu.Unlock()
-		return
+		err := g.host.commits.wait()
+		if err == nil || isFailure(it.result.Err) {
+			g.push(it)
+			g.mu.Unlock()
+			return
+		}
+		it.result = failed(err)
 	}
 	g.mu.Unlock()
 	g.host.release(it)
 }
 
 func (g *grain) push(it *item) {
-	if g.last == nil {
+	if g.tail == nil {
 		g.queue = it
 	} else {
-		g.last.next = it
+		g.tail.next = it
 	}
-	g.last = it
+	g.tail = it
 	if it.hasCommit {
 		g.commits++
 	}
@@ -65,16 +73,24 @@ func (g *grain) settle(it *item, err error, free []*item) []*item {
 	if g.queue != it {
 		panic("actor: commits of one grain settled out of order")
 	}
-	if err == nil {
+	g.host.timers.settled(g.tenure, &it.commit, err)
+	switch {
+	case err != nil:
+		if !g.broken {
+			g.broken = true
+			g.host.stats.broken.Add(1)
+		}
+		it.result, it.snapshot = failed(err), nil
+	case len(it.commit.Events) == 0:
+		it.call.done = true
+	default:
+		it.call.done = true
 		last := it.commit.Offset + persistence.Offset(len(it.commit.Events)) - 1
 		it.result.Response.Receipt.Offset = aggregate.Offset(last)
 		g.settled = append(g.settled, settled{it.call.id(), last})
 		if it.snapshot != nil && it.asked == nil {
 			g.host.save(it.snapshot)
 		}
-	} else {
-		g.broken = true
-		it.result, it.snapshot = failed(err), nil
 	}
 	if it.asked != nil {
 		it.asked <- it.snapshot
@@ -90,7 +106,7 @@ func (g *grain) settle(it *item, err error, free []*item) []*item {
 		g.queue = g.queue.next
 	}
 	if g.queue == nil {
-		g.last = nil
+		g.tail = nil
 		if g.notify {
 			g.notify = false
 			g.mailbox.PostUserMessage(settledMessage{})

@@ -3,10 +3,23 @@ package actor
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
 )
+
+// stamp is a [persistence.Cause] in little room.
+type stamp struct {
+	command persistence.CommandID
+	at      int64 // microseconds
+}
+
+func stampOf(c persistence.Cause) stamp { return stamp{c.Command, c.At.UnixMicro()} }
+
+func (s stamp) cause() persistence.Cause {
+	return persistence.Cause{Command: s.command, At: time.UnixMicro(s.at).UTC()}
+}
 
 // snapshotDebt is what a replay would have to repeat.
 type snapshotDebt struct{ events, bytes int }
@@ -123,7 +136,7 @@ func (h *Host) save(s *persistence.Snapshot) {
 }
 
 func (w *snapshotWriter) run() {
-	for {
+	for w.host.storeContext.Err() == nil {
 		select {
 		case s := <-w.queue:
 			w.write(s)

@@ -91,7 +91,9 @@ func (t *tenure) warm(d *aggregate.Definition, s persistence.Stream) *grain {
 	if t.grains[s] != nil || t.sealed.Load() || t.lost.Load() {
 		return nil
 	}
-	return t.host.activate(t, d, s)
+	g := t.host.activate(t, d, s)
+	g.fetched = true
+	return g
 }
 
 // resident reports whether a stream has an activation.
@@ -176,6 +178,7 @@ func (t *tenure) endHold() {
 	t.holding.Store(false)
 	t.mu.Unlock()
 	for _, it := range held {
+		it.held = true
 		t.host.release(it)
 	}
 }

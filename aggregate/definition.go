@@ -18,6 +18,12 @@ type Definition struct {
 	idle      time.Duration
 	state     reflect.Type
 	newState  func() Instance
+	// setsTimers: some event does
+	setsTimers bool
+	subject    func(id string) string // nil: nothing is sealed
+	reactions  []Reaction
+	since      time.Time            // before it, reactions pass over
+	ended      func(state any) bool // nil: it has no end
 
 	byType map[reflect.Type]*Message
 	byName map[nameKey]*Message
@@ -50,17 +56,32 @@ type Message struct {
 	answer  *answerer
 	upcasts []Upcast
 	stored  string
-	pointer bool // whether typ is a pointer, and a value of it may be nil
+	pointer bool                                                // whether typ is a pointer, and a value of it may be nil
+	effects func(d *Definition, event any, into *Effects) error // nil when there can be none
+	timers  bool                                                // whether the event may set timers
+	sends   func(event any) []Send                              // nil when it cannot send
 	errs    []error
+
+	// of events: how they have changed (evolution.go)
+	forms    []Form
+	retired  bool            // it is only read
+	dropped  bool            // and means nothing
+	today    func(any) []any // what a retired one is
+	readAs   *standIn
+	optional bool
 }
 
-// Upcast leads from one earlier form of an event to a later one.
+// Upcast leads from one earlier form of an event to a later one, or to the events
+// that it was split into.
 type Upcast struct {
 	// From is the version of the earlier form, from 1.
 	From     int
-	old, new reflect.Type
+	old, new reflect.Type // new is nil when it is split
 	decode   func(Codec, []byte) (any, error)
-	convert  func(any) any // nil when the definition gave none
+	convert  func(any) any   // nil when the definition gave none
+	down     func(any) any   // the way back; nil when the definition gave none
+	split    func(any) []any // instead of convert
+	state    reflect.Type    // of the aggregate that records what it is split into
 }
 
 type answerer struct {
@@ -96,6 +117,9 @@ func (d *Definition) add(m *Message) {
 		d.problem("%s %q is registered twice", m.kind, m.name)
 	}
 	d.byName[key] = m
+	if m.retired {
+		return
+	}
 	if d.byType[m.typ] != nil {
 		d.problem("%s is registered twice, as %q and as %q", m.typ, d.byType[m.typ].name, m.name)
 	}
@@ -110,8 +134,8 @@ func (m *Message) problem(format string, args ...any) {
 	m.errs = append(m.errs, fmt.Errorf(format, args...))
 }
 
-// namePattern is what a stored name looks like. It has no slash: stored events
-// are named "name/version", streams "type/id".
+// namePattern is what a stored name looks like. It has no slash and no plus:
+// stored events are named "name/version+name/version", streams "type/id".
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,127}$`)
 
 // finish checks everything about the definition that can be checked alone.
@@ -140,56 +164,14 @@ func (d *Definition) finish() {
 		if m.typ.Kind() == reflect.Interface {
 			d.problem("%s %q: %s is an interface, not a concrete type", m.kind, m.name, m.typ)
 		}
-		if m.kind == KindEvent {
+		if m.kind == KindEvent && !m.retired {
 			events++
-			d.checkUpcasts(m)
-		} else if len(m.upcasts) > 0 {
-			d.problem("%s %q: only events have upcasts", m.kind, m.name)
+			d.setsTimers = d.setsTimers || m.timers
 		}
 	}
+	d.checkEvolution()
 	if events == 0 {
 		d.problem("it records no event")
-	}
-}
-
-// checkUpcasts wants forms 1..n without a hole, each leading to the event itself
-// or to the next form.
-func (d *Definition) checkUpcasts(m *Message) {
-	problem := func(version int, format string, args ...any) {
-		d.problem("event %q: the upcast from version %d "+format, append([]any{m.name, version}, args...)...)
-	}
-	slices.SortStableFunc(m.upcasts, func(a, b Upcast) int { return a.From - b.From })
-	for i, u := range m.upcasts {
-		if u.From != i+1 {
-			switch {
-			case u.From < 1:
-				d.problem("event %q: From(%d, ...): versions are counted from 1", m.name, u.From)
-			case u.From <= i:
-				d.problem("event %q: From(%d, ...) is there twice", m.name, u.From)
-			default:
-				d.problem("event %q: From(%d, ...) is missing: there is an upcast from version %d", m.name, i+1, u.From)
-			}
-			return
-		}
-		if u.convert == nil {
-			problem(u.From, "has no function")
-		}
-		if u.old.Kind() == reflect.Interface {
-			problem(u.From, "takes %s, an interface, not a concrete type", u.old)
-		}
-		switch last := i == len(m.upcasts)-1; {
-		case last && u.new != m.typ:
-			problem(u.From, "makes a %s, not a %s", u.new, m.typ)
-		case last:
-		case u.new != m.typ && u.new != m.upcasts[i+1].old:
-			problem(u.From, "makes a %s, but version %d is a %s", u.new, u.From+1, m.upcasts[i+1].old)
-		case u.new == m.typ && u.new == m.upcasts[i+1].old:
-			problem(u.From, "makes a %s, which is both version %d and %d: give version %d a type of its own",
-				u.new, u.From+1, m.Version(), u.From+1)
-		}
-	}
-	if v := m.Version(); v > 1 {
-		m.stored = fmt.Sprintf("%s/%d", m.name, v)
 	}
 }
 
@@ -253,6 +235,9 @@ func (d *Definition) messageOf(typ reflect.Type, kind MessageKind) *Message {
 	return nil
 }
 
+// StateType is the Go type of the state.
+func (d *Definition) StateType() reflect.Type { return d.state }
+
 // NewInstance makes the aggregate before its first event.
 func (d *Definition) NewInstance() Instance { return d.newState() }
 
@@ -262,15 +247,15 @@ func (m *Message) Kind() MessageKind { return m.kind }
 // Name is the stored name, without version.
 func (m *Message) Name() string { return m.name }
 
-// StoredName is the name under which new events are stored: "name", or
-// "name/2" and so on when there are upcasts from earlier forms. Commands and
-// queries have one form only.
+// StoredName is the name under which new events are stored: "name", "name/2" and so
+// on when there are upcasts from earlier forms, and "name/2+name" when there is a
+// way back: see [Message.Forms]. Commands and queries have one form only.
 func (m *Message) StoredName() string { return m.stored }
 
 // Version is the current form of an event, from 1.
 func (m *Message) Version() int { return len(m.upcasts) + 1 }
 
-// GoType is the registered Go type.
+// GoType is the registered Go type. That of a retired event is the type of its last form.
 func (m *Message) GoType() reflect.Type { return m.typ }
 
 // Codec is what [Encoded] set; nil for the default.
@@ -281,32 +266,6 @@ func (m *Message) Answers() bool { return m.answer != nil }
 
 // Decode makes a value of the registered type.
 func (m *Message) Decode(c Codec, data []byte) (any, error) { return m.decode(c, data) }
-
-// DecodeVersion makes a value of the registered event type from bytes stored in
-// form version, through the upcasts. An upcast that panics is an error: the
-// bytes are older than the program, and concern one aggregate only.
-func (m *Message) DecodeVersion(c Codec, version int, data []byte) (value any, err error) {
-	if version == m.Version() {
-		return m.decode(c, data)
-	}
-	if version < 1 || version > m.Version() {
-		return nil, fmt.Errorf("event %q has versions 1 to %d, not %d", m.name, m.Version(), version)
-	}
-	if value, err = m.upcasts[version-1].decode(c, data); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			value, err = nil, fmt.Errorf("upcast of event %q from version %d panicked: %v", m.name, version, p)
-		}
-	}()
-	for _, u := range m.upcasts[version-1:] {
-		if value = u.convert(value); u.new == m.typ {
-			break
-		}
-	}
-	return value, nil
-}
 
 // OldType is the Go type of an event's earlier form.
 func (m *Message) OldType(version int) reflect.Type { return m.upcasts[version-1].old }

@@ -160,16 +160,22 @@ func TestUpcastsLeadToTheCurrentForm(t *testing.T) {
 			require.Equal(t, "deposited/3", m.StoredName())
 			require.Equal(t, "depositedV1", m.OldType(1).Name())
 			for version, stored := range map[int]string{1: `{"Dollars":7}`, 2: `{"Amount":700}`, 3: `{"Cents":700}`} {
-				got, err := m.DecodeVersion(jsonCodec{}, version, []byte(stored))
+				got, err := decoded(typ, versionOf("deposited", version), stored)
 				require.NoError(t, err)
-				require.Equal(t, &deposited{700}, got)
+				require.Equal(t, []any{&deposited{700}}, got)
 			}
-			for _, version := range []int{-1, 0, 4} {
-				_, err := m.DecodeVersion(jsonCodec{}, version, []byte(`{}`))
-				require.ErrorContains(t, err, "has versions 1 to 3")
+			_, err := typ.Definition().Find("deposited/4")
+			require.ErrorContains(t, err, "is known up to version 3, not 4")
+			for _, malformed := range []string{"deposited/0", "deposited/1", "deposited/-1", "deposited/02", "deposited/", "", "/2", "+", "deposited/4+", "+deposited"} {
+				_, err := typ.Definition().Find(malformed)
+				if malformed == "deposited/4+" {
+					require.NoError(t, err, "it may be missed")
+					continue
+				}
+				require.ErrorContains(t, err, "malformed", malformed)
 			}
 			for version := 1; version <= 3; version++ {
-				_, err := m.DecodeVersion(jsonCodec{}, version, []byte(`{`))
+				_, err := decoded(typ, versionOf("deposited", version), `{`)
 				require.Error(t, err)
 			}
 		})
@@ -179,10 +185,9 @@ func TestUpcastsLeadToTheCurrentForm(t *testing.T) {
 func TestAPanicInAnUpcastIsAnError(t *testing.T) {
 	typ := aggregate.Define("account", aggregate.Records[*deposited]("deposited",
 		aggregate.From(1, func(old map[string]int64) *deposited { return &deposited{100 / old["Divisor"]} })))
-	m := typ.Definition().Message(aggregate.KindEvent, "deposited")
-	got, err := m.DecodeVersion(jsonCodec{}, 1, []byte(`{}`))
+	got, err := decoded(typ, "deposited", `{}`)
 	require.ErrorContains(t, err, `upcast of event "deposited" from version 1 panicked`)
-	require.Nil(t, got)
+	require.Empty(t, got)
 }
 
 func TestTheSchemaDescribesTheType(t *testing.T) {

@@ -154,6 +154,14 @@ type Request struct {
 	// Expect is the version the caller has seen; negative when any will do.
 	Expect   Version
 	Metadata Metadata
+	// Caused says that an event caused the command. Its id is made from the event,
+	// and may have any age; and what becomes of it is kept in the log of its
+	// aggregate, even if it has no events or is rejected, so that the command has
+	// that outcome for ever.
+	Caused bool
+	// Refusal is what becomes of a caused command that has no outcome yet, instead
+	// of what Decide would say.
+	Refusal *Rejection
 
 	into *Receipt // set by Into
 	err  error    // an option's

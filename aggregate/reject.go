@@ -108,6 +108,7 @@ const (
 	ReasonMoved         = "moved"          // not done: the aggregate moved meanwhile
 	ReasonConflict      = "conflict"       // not done: another writer was first
 	ReasonUnreadable    = "unreadable"     // not done: a stored event cannot be read
+	ReasonForgotten     = "forgotten"      // not done: its subject was forgotten, and with it what it was
 	ReasonConnection    = "connection"     // unknown: the owner was lost with the request
 	ReasonOutcome       = "outcome"        // unknown: the store did not say what became of it
 	ReasonUnknownType   = "unknown-type"   // invalid: no such aggregate type
@@ -117,6 +118,7 @@ const (
 	ReasonTooLarge      = "too-large"      // invalid: payload over the limit
 	ReasonBadCommandID  = "bad-command-id" // invalid: command id zero, or no UUID of version 7
 	ReasonBadVersion    = "bad-version"    // invalid: a negative expected version, or one of a query
+	ReasonBadEffect     = "bad-effect"     // invalid: an event claims or schedules what cannot be kept
 	ReasonCommandTooOld = "command-id-age" // invalid: command id too old, or from the future
 	ReasonBadEvent      = "bad-event"      // invalid: Decide returned an event that is not registered
 	ReasonNoAnswer      = "no-answer"      // invalid: the command took effect, see its receipt, but its answer cannot be carried

@@ -40,9 +40,16 @@ func Answers[Q Query[S, R], S, R any](name string, settings ...Setting) Part[S] 
 
 // Records registers an event under its stored name, with the [Upcast] from each
 // of its earlier forms. Old names and old bytes live for ever (I6); the Go type
-// may be renamed at will.
+// may be renamed at will. An event with one of the methods Claims, Releases,
+// Timers and Cancels has effects beside the state: see [Claimer]. One with the
+// method Sends sends commands to other aggregates: see [Sender].
 func Records[E Event[S], S any](name string, settings ...Setting) Part[S] {
-	return part[S](func(d *Definition) { d.add(newMessage[E](KindEvent, name, settings)) })
+	return part[S](func(d *Definition) {
+		m := newMessage[E](KindEvent, name, settings)
+		effectsOf[E, S](m)
+		sendsOf[E, S](m)
+		d.add(m)
+	})
 }
 
 // Setting refines one message of a definition.
@@ -51,23 +58,6 @@ type Setting interface{ set(m *Message) }
 type setting func(m *Message)
 
 func (s setting) set(m *Message) { s(m) }
-
-// From is a typed upcast beside the event it leads to: events stored in form
-// version are decoded as Old and converted. The current form is one more than
-// the highest version mentioned, and every version from 1 must be. New is the
-// registered event type, or the Old of the next version.
-func From[Old, New any](version int, convert func(Old) New) Setting {
-	return setting(func(m *Message) {
-		u := Upcast{
-			From: version, old: reflect.TypeFor[Old](), new: reflect.TypeFor[New](),
-			decode: decoderOf[Old](),
-		}
-		if convert != nil {
-			u.convert = func(v any) any { return convert(v.(Old)) }
-		}
-		m.upcasts = append(m.upcasts, u)
-	})
-}
 
 // Encoded stores one message in another codec than the default, which is
 // protobuf for proto.Message types and JSON for all others. The codec of a

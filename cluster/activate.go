@@ -44,7 +44,7 @@ func (n *Node) PID(ctx context.Context, aggregateType, id string) (*proto.PID, e
 				return nil, decodeError(reply.Error)
 			}
 		}
-		if !n.wait(ctx, n.news.listen(), pause) {
+		if !n.wait(ctx, n.news.Listen(), pause) {
 			return nil, aggregate.NotDone(aggregate.ReasonNoOwner, fmt.Errorf("no owner of %s was found in time", stream))
 		}
 	}

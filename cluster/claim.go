@@ -100,7 +100,7 @@ func (c *claims) poke() {
 }
 
 func (c *claims) run() {
-	for {
+	for !c.node.stopped() {
 		select {
 		case <-c.wake:
 		case <-c.node.done:
@@ -213,11 +213,12 @@ func (c *claims) claim(ctx context.Context, life *life, m partition.Move) {
 	if young := n.clock.Now()-s.changed < n.leaseElsewhere(); young || n.deaths.assumed() > n.clock.Now() {
 		own = life.host.OwnUnrevealed // the previous owner may have been holding back itself
 	}
+	n.beginProjecting(won.Partition, won.Head)
 	own(won, s.hold.until)
 	s.changed = n.clock.Now()
 	c.mu.Unlock()
 	n.table.Learn(row)
-	n.news.announce() // a view may have shown the row before it was served
+	n.news.Announce() // a view may have shown the row before it was served
 	n.tell(row)
 }
 
@@ -281,7 +282,9 @@ func (c *claims) holding(p persistence.Partition) time.Duration {
 }
 
 // outlast waits for the end of all holds, at most a lease. What may be ours
-// without our knowing counts too: it is released with the rest.
+// without our knowing counts too: it is released with the rest. It waits even for
+// a caller whose patience is over: whoever is next takes the release for the word
+// that nothing is held any more, and answers at once (I8).
 func (c *claims) outlast(life *life) {
 	var until time.Duration
 	c.mu.Lock()

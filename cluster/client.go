@@ -123,7 +123,7 @@ func (d *delivery) persist(result actor.Result) actor.Result {
 	}
 	doubt := aggregate.KindOf(result.Err) == aggregate.KindUnknown
 	for pause, asked := retryFirst, persistence.Epoch(0); d.again(&result); pause = min(2*pause, retryMost) {
-		news := n.news.listen()
+		news := n.news.Listen()
 		if known := n.table.Owner(d.partition).Epoch; known > max(d.seen, asked) && ctx.Err() == nil && !n.stopped() {
 			asked = known // at once, but once for each owner: the attempt may not have seen it
 		} else if !n.wait(ctx, news, d.pause(&result, pause)) {
@@ -136,7 +136,18 @@ func (d *delivery) persist(result actor.Result) actor.Result {
 	if doubt && aggregate.KindOf(result.Err) == aggregate.KindNotDone {
 		return d.expired(result.Err, doubt)
 	}
+	if doubt && unversed(result.Err) {
+		return actor.Result{Err: aggregate.UnknownOutcome(aggregate.ReasonOutcome, fmt.Errorf("asked again: %w", result.Err))}
+	}
 	return result
+}
+
+// unversed reports whether an owner does not know what it is asked for: it runs
+// another version of the program, and can not tell what an owner before it has done.
+func unversed(err error) bool {
+	var f *aggregate.Failure
+	return errors.As(err, &f) && f.Kind == aggregate.KindInvalid &&
+		(f.Reason == aggregate.ReasonUnknownName || f.Reason == aggregate.ReasonUnknownType)
 }
 
 // pause is how long to wait after a result, unless there is news before.
@@ -180,9 +191,8 @@ func (n *Node) wait(ctx context.Context, news <-chan struct{}, pause time.Durati
 	case <-news:
 	case <-ctx.Done():
 	case <-n.done:
-		return false
 	}
-	return ctx.Err() == nil
+	return ctx.Err() == nil && !n.stopped()
 }
 
 // waiter is a caller in this process.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ingrain-go/ingrain/actor"
 	"github.com/ingrain-go/ingrain/aggregate"
+	"github.com/ingrain-go/ingrain/eventsourcing"
 	"github.com/ingrain-go/ingrain/internal/simulated"
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -26,6 +27,18 @@ type Config struct {
 	Store persistence.Store
 	// Aggregates are the types this node serves and can address.
 	Aggregates []aggregate.Any
+
+	// Projections are what this node does with events after they have happened:
+	// views, tables, reactions. Nodes of one cluster have the same. The values are
+	// this node's own.
+	Projections []eventsourcing.Projection
+
+	// Keys is where the keys of sealed aggregates are kept. Default the Store.
+	// Another one keeps them out of the store's backups. Every node has the same.
+	Keys persistence.Keys
+	// KeyFresh is for how long a key may be used after the key store last had it,
+	// and so how long Forget takes. Default 6 seconds. Every node has the same.
+	KeyFresh time.Duration
 
 	// Name tells clusters apart that were pointed at one store by mistake: the
 	// first node writes it into the store, others must have the same. Default
@@ -149,7 +162,7 @@ func (c *Config) validate() error {
 			return err
 		}
 	}
-	return aggregate.Validate(c.Aggregates...)
+	return errors.Join(aggregate.Validate(c.Aggregates...), eventsourcing.Validate(c.Projections...))
 }
 
 // minLease leaves a renewal 25 ms to come back before the next is due.

@@ -56,6 +56,7 @@ type contact struct {
 	eager     int   // so many probes more, unless one is refused
 	cause     error // what the last probe said
 	trouble   outage
+	detour
 }
 
 func newContacts(n *Node) *contacts {
@@ -79,14 +80,23 @@ func (c *contacts) ping(members []persistence.Node, from persistence.NodeID) {
 	c.number++
 	c.rounds++
 	number, list := c.number, c.list
-	var look []*contact
+	var look, lost []*contact
 	for _, k := range list {
 		if k.suspected = k.silent.Load() >= suspicion; k.suspected || k.refused {
 			look = append(look, k)
 		}
+		before := k.lost
+		if k.lost = k.silent.Load() >= lostAfter; k.lost && !before {
+			lost = append(lost, k)
+		}
 		k.silent.Add(1)
 	}
+	given := c.steer()
 	c.mu.Unlock()
+	c.giveUp(given)
+	for _, k := range lost {
+		c.dropped(k.id, false)
+	}
 	for _, k := range list {
 		n.network.Send(k.address, &wire.Envelope{From: string(from), To: string(k.id), Address: n.address, Ping: number})
 	}
@@ -109,6 +119,7 @@ func (c *contacts) meet(members []persistence.Node, me persistence.NodeID) {
 			k = &contact{id: m.ID, address: m.Address, since: c.number}
 			c.node.warnOfLoopback(m)
 		}
+		k.suspects, k.leaving = m.Suspects, k.leaving || m.State == persistence.Draining
 		c.list = append(c.list, k)
 		byID[m.ID] = k
 	}
@@ -130,6 +141,7 @@ func (c *contacts) answered(id persistence.NodeID, number uint64) {
 		return
 	}
 	c.mu.Lock()
+	var given []*contact
 	first := k.heard.Load() == 0
 	fresh := number > max(k.since, k.heard.Load()) && number <= c.number
 	if fresh {
@@ -137,16 +149,22 @@ func (c *contacts) answered(id persistence.NodeID, number uint64) {
 		k.silent.Store(0)
 		k.suspected = false
 		k.refused = k.refused && number <= k.refusedBy
+		if k.lost || first || k.via.Load() != nil {
+			k.lost = false
+			given = c.steer()
+		}
 	}
 	c.mu.Unlock()
+	c.giveUp(given)
 	if fresh && first && c.node.life.Load() == nil {
 		c.node.renewal.poke() // it may be the one that was missing
 	}
 }
 
-// replied takes note that a member has replied to calls.
+// replied takes note that a member has replied to calls. What was asked through
+// another proves nothing about the way there.
 func (c *contacts) replied(id persistence.NodeID) {
-	if k := (*c.byID.Load())[id]; k != nil && k.silent.Load() > 1 {
+	if k := (*c.byID.Load())[id]; k != nil && k.silent.Load() > 1 && k.via.Load() == nil {
 		k.silent.Store(1) // the ping under way
 	}
 }
@@ -201,12 +219,16 @@ func (c *contacts) reach(members []persistence.Node) (reached, rounds int) {
 	return reached, c.rounds
 }
 
-// lost looks at once who is still there, when the connection to an address broke.
-func (c *contacts) lost(address string) {
+// broke looks at once who is still there, when the connection to an address
+// broke.
+func (c *contacts) broke(address string) {
 	c.mu.Lock()
 	list := c.list
 	c.mu.Unlock()
 	for _, k := range list {
+		if via := k.via.Load(); via != nil && via.address == address {
+			c.giveUp([]*contact{k})
+		}
 		if k.address == address {
 			c.probe(k, eagerProbes)
 		}
@@ -252,13 +274,18 @@ func (c *contacts) probe(k *contact, eager int) {
 // probed takes in what a probe has found, and reports whether to probe again.
 func (c *contacts) probed(k *contact, err error) (again bool) {
 	refused := errors.Is(err, syscall.ECONNREFUSED)
+	var given []*contact
+	defer func() { c.giveUp(given) }()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if refused && !k.refused {
 		k.refusedAt, k.refusedBy = c.node.clock.Now(), c.number
 		defer c.node.renewal.poke() // the others are told
 	}
-	k.refused, k.cause = refused, err
+	if k.cause = err; k.refused != refused {
+		k.refused = refused
+		given = c.steer()
+	}
 	k.probing = !refused && k.eager > 0 && c.node.ctx.Err() == nil
 	k.eager = max(k.eager-1, 0)
 	return k.probing

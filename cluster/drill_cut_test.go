@@ -59,7 +59,7 @@ func (w *wires) condition(from, to string) link.Condition {
 	if from == theStore || to == theStore {
 		return link.Condition{Frozen: w.cut[from+" "+to] || w.cut[to+" "+from]}
 	}
-	return link.Condition{Frozen: w.cut[from] || w.cut[to]}
+	return link.Condition{Frozen: w.cut[from] || w.cut[to] || w.cut[from+" "+to] || w.cut[to+" "+from]}
 }
 
 // opener tells which node opened a connection.
@@ -86,8 +86,8 @@ func (w *wires) name(nodes ...*clustertest.Process) {
 	})
 }
 
-// set cuts what is named, or heals it: a node's links to all others, or "node
-// store", its link to the store.
+// set cuts what is named, or heals it: a node's links to all others; "node
+// other", the link between two; or "node store", its link to the store.
 func (w *wires) set(cut bool, what string) {
 	w.mu.Lock()
 	w.cut[what] = cut
@@ -97,20 +97,27 @@ func (w *wires) set(cut bool, what string) {
 	}
 }
 
+// wired starts three nodes with a link before each of them.
+func wired(t *testing.T, store clustertest.Store) (*wires, []*clustertest.Process) {
+	t.Helper()
+	w := newWires(t)
+	nodes := make([]*clustertest.Process, 3)
+	for i, name := range []string{"a", "b", "c"} {
+		s := spec(t, store)
+		listen, err := link.FreePort(t.Context())
+		require.NoError(t, err)
+		s.Cluster.Listen, s.Cluster.Advertise = listen, w.before(t, name, listen, w.opener)
+		nodes[i] = clustertest.Launch(t, name, s)
+	}
+	w.name(nodes...)
+	settled(t, nodes...)
+	oldEnough(t, nodes...)
+	return w, nodes
+}
+
 func TestDrillCutFromPeers(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, store clustertest.Store) {
-		w := newWires(t)
-		nodes := make([]*clustertest.Process, 3)
-		for i, name := range []string{"a", "b", "c"} {
-			s := spec(t, store)
-			listen, err := link.FreePort(t.Context())
-			require.NoError(t, err)
-			s.Cluster.Listen, s.Cluster.Advertise = listen, w.before(t, name, listen, w.opener)
-			nodes[i] = clustertest.Launch(t, name, s)
-		}
-		w.name(nodes...)
-		settled(t, nodes...)
-		oldEnough(t, nodes...)
+		w, nodes := wired(t, store)
 		victim, survivors := nodes[0], nodes[1:]
 		ctx := within(t, patience)
 		before, cutOff := survivors[0].Partitions(ctx), victim.ID(ctx)

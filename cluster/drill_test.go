@@ -94,12 +94,16 @@ const (
 // ones ask again, as the library tells them to; others fail the test with the
 // first error they get.
 func startClients(t *testing.T, patient bool, balancers ...*balancer) *clients {
+	return startManyClients(t, clientCount, patient, balancers...)
+}
+
+func startManyClients(t *testing.T, many int, patient bool, balancers ...*balancer) *clients {
 	c := &clients{t: t, patient: patient, stop: make(chan struct{}), versions: map[string]aggregate.Version{}}
 	ids := everyPartition()
-	for first := range clientCount {
+	for first := range many {
 		nodes := balancers[first%len(balancers)]
 		c.over.Go(func() {
-			for n := first * len(ids) / clientCount; ; n++ {
+			for n := first * len(ids) / many; ; n++ {
 				select {
 				case <-c.stop:
 					return
@@ -134,7 +138,7 @@ func (c *clients) write(nodes *balancer, id string) {
 	a := ack{id: id, command: aggregate.NewCommandID(), from: time.Now()}
 	floor := c.known(id)
 	via, err := c.ask(nodes, "add", addition{ID: id, N: 1, Command: a.command}, &a.receipt)
-	a.to = time.Now()
+	a.to, a.via = time.Now(), via
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {

@@ -170,9 +170,7 @@ func (r *renewal) reason(members []persistence.Node, gone *persistence.Node, own
 
 // heardLeaving reports whether a node has said that it leaves.
 func (n *Node) heardLeaving(id persistence.NodeID) bool {
-	n.peers.mu.RLock()
-	p := n.peers.byID[id]
-	n.peers.mu.RUnlock()
+	p := n.knownPeer(id)
 	if p == nil {
 		return false
 	}

@@ -34,7 +34,7 @@ func (n *Node) goodbye(ctx context.Context) {
 		p.signal()
 	}
 	for {
-		parting := n.partings.listen()
+		parting := n.partings.Listen()
 		if n.parted() {
 			return
 		}
@@ -87,6 +87,7 @@ func (n *Node) leavesUs(id persistence.NodeID, address string) {
 	p.mu.Lock()
 	p.leaving = true
 	p.mu.Unlock()
+	n.contacts.leaves(id)
 	if p.inflight.Load() == 0 {
 		p.sayFarewell()
 	}
@@ -97,7 +98,7 @@ func (p *peer) partWith() {
 	p.mu.Lock()
 	p.farewell = true
 	p.mu.Unlock()
-	p.node.partings.announce()
+	p.node.partings.Announce()
 }
 
 // answered notes that one call of ours is not in flight any more.
@@ -112,7 +113,7 @@ func (p *peer) answered() {
 		p.sayFarewell()
 	}
 	if p.node.closing.Load() {
-		p.node.partings.announce()
+		p.node.partings.Announce()
 	}
 }
 

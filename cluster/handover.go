@@ -63,10 +63,14 @@ func (c *claims) handOver(ctx context.Context, life *life, m partition.Move) (gi
 		return false
 	}
 	defer c.end(life, m.Partition)
+	n.suspendProjecting(ctx, m.Partition) // while it is served
 	hot := life.host.Hot(m.Partition, hotMost, hotBytes)
 	drain, cancel := n.seams.Timeout(ctx, drainTimeout)
 	fence, err := life.host.Release(drain, m.Partition)
 	cancel()
+	n.giving.Store(m.Partition, fence.Epoch)
+	n.endProjecting(ctx, m.Partition)
+	n.giving.Delete(m.Partition)
 	served := err == nil
 	if fence.Epoch == 0 { // it is ours and not served: nothing is to be drained
 		if row := n.table.Owner(m.Partition); row.Owner != life.id || row.Epoch != m.Epoch || c.holding(m.Partition) > 0 {
@@ -170,13 +174,14 @@ func (c *claims) accept(life *life, g *gift) {
 	serve := g.served && !n.draining.Load() && n.life.Load() == life
 	if serve {
 		s.served, s.hold = g.epoch, hold{}
+		n.beginProjecting(g.partition, g.head)
 		life.host.Own(persistence.Tenure{Partition: g.partition, Epoch: g.epoch, Head: g.head}, 0)
 	} else {
 		s.awaited, s.since = g.epoch, n.clock.Now()-giftPatience // there is no more to await
 	}
 	c.mu.Unlock()
 	n.table.Learn(row)
-	n.news.announce()
+	n.news.Announce()
 	if !serve {
 		c.poke()
 		return

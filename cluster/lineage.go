@@ -82,6 +82,9 @@ func (r *renewal) notice(life *life, lineage string) {
 		r.unproven = true
 		life.host.DropLease()
 		life.leased.Store(0)
+		if r.node.projector != nil {
+			r.node.projector.Reread()
+		}
 	}
 	r.lineage = lineage
 }
@@ -89,6 +92,9 @@ func (r *renewal) notice(life *life, lineage string) {
 // prove looks whether all that this node has acknowledged is still in the log,
 // when there is reason to doubt it, and drops the partitions of which it is not.
 // It reports whether the rest is proven, so that a lease may cover it.
+//
+// A partition is dropped at the second look: at the first, it may have fenced
+// itself off (an append has had no answer) and not know yet under which epoch.
 func (r *renewal) prove(ctx context.Context, life *life) (bool, error) {
 	r.unproven = r.unproven || r.outage.failures > 0
 	if !r.unproven {
@@ -101,20 +107,30 @@ func (r *renewal) prove(ctx context.Context, life *life) (bool, error) {
 			return false, err
 		}
 		lost, moved := 0, false
+		doubted := r.doubted
+		r.doubted = nil
 		for i, f := range fences {
 			switch held := life.host.Epoch(f.Partition); {
 			case owned[i] || held == 0:
-			case held == f.Epoch:
+			case held != f.Epoch: // it has fenced itself meanwhile: look again
+				moved = true
+			case doubted[f.Partition] == f.Epoch:
 				life.host.Lose(f.Partition)
 				lost++
-			default: // it has fenced itself meanwhile: look again
-				moved = true
+			default:
+				if r.doubted == nil {
+					r.doubted = map[persistence.Partition]persistence.Epoch{}
+				}
+				r.doubted[f.Partition] = f.Epoch
 			}
 		}
 		if lost > 0 {
 			n.log.Error("acknowledged commands are not in the log any more, or the partition is in other hands", "partitions", lost, "of", len(fences))
 		}
 		if moved {
+			r.poke()
+		}
+		if moved || r.doubted != nil {
 			return false, nil
 		}
 	}

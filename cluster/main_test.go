@@ -18,7 +18,9 @@ import (
 // patience bounds every wait of a test.
 const patience = 30 * time.Second
 
-func TestMain(m *testing.M) { clustertest.Main(m, program, nextProgram) }
+func TestMain(m *testing.M) {
+	clustertest.Main(m, program, nextProgram, projectionProgram, effectsProgram, bankProgram)
+}
 
 // program is what the child processes of these tests run.
 var program = clustertest.Program{
@@ -154,6 +156,7 @@ type ack struct {
 	command  aggregate.CommandID
 	receipt  aggregate.Receipt
 	from, to time.Time
+	via      string // the node that was asked, where that matters
 }
 
 const (

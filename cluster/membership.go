@@ -38,8 +38,9 @@ type renewal struct {
 
 	mu       turn // one round at a time: Stop does the last one
 	watched  map[persistence.NodeID]*watched
-	lineage  string // of the last view
-	unproven bool   // what we have acknowledged may be gone from the log
+	lineage  string                                      // of the last view
+	unproven bool                                        // what we have acknowledged may be gone from the log
+	doubted  map[persistence.Partition]persistence.Epoch // what was not proven at the last look
 	outage   outage
 	burials  outage // of evictions
 	setbacks outage // of the store, to an older state
@@ -65,7 +66,7 @@ func (r *renewal) run() {
 	n := r.node
 	every := n.renewEvery()
 	next := n.clock.Now() + every
-	for {
+	for !n.stopped() {
 		due := make(chan struct{})
 		stop := n.clock.AfterFunc(min(deathWatch, max(next-n.clock.Now(), 0)), func() { close(due) })
 		select {
@@ -197,8 +198,6 @@ func (r *renewal) renew(ctx context.Context) {
 		r.failed(life, err)
 	case proven:
 		r.extend(life, sent)
-	default:
-		r.poke()
 	}
 	n.observe(view, true)
 	n.contacts.report(view.Nodes)
@@ -229,7 +228,7 @@ func (r *renewal) extend(life *life, sent time.Duration) {
 		n.log.Info("lease renewed again", "node", life.id, "failures", failures, "after", lasted)
 	}
 	if lapsed {
-		n.news.announce()
+		n.news.Announce()
 	}
 }
 
@@ -333,7 +332,7 @@ func (n *Node) observe(view persistence.View, renewed bool) {
 	}
 	n.dropPeers(func(id persistence.NodeID) bool { _, ok := nodes[id]; return ok })
 	if changed {
-		n.news.announce()
+		n.news.Announce()
 		n.parking.reviewAll()
 	}
 }
@@ -362,7 +361,7 @@ func (n *Node) learn(row persistence.Ownership) {
 		return
 	}
 	n.claims.notice(row)
-	n.news.announce()
+	n.news.Announce()
 	n.parking.review(row.Partition)
 	if row.Owner != "" && row.Owner == n.ID() {
 		n.claims.poke()

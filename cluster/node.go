@@ -27,6 +27,8 @@ import (
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/cluster/internal/partition"
 	"github.com/ingrain-go/ingrain/cluster/internal/wire"
+	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/internal/bulletin"
 	"github.com/ingrain-go/ingrain/internal/simulated"
 	"github.com/ingrain-go/ingrain/persistence"
 )
@@ -54,8 +56,8 @@ type Node struct {
 
 	table    *partition.Table
 	view     atomic.Pointer[membershipView]
-	news     *bulletin            // about the partition table: whoever retries looks again
-	partings *bulletin            // about who waits for whom, while this node leaves
+	news     *bulletin.Board      // about the partition table: whoever retries looks again
+	partings *bulletin.Board      // about who waits for whom, while this node leaves
 	life     atomic.Pointer[life] // nil between two incarnations
 	name     atomic.Value         // persistence.NodeID of the last incarnation, over or not
 	deaths   *deaths
@@ -67,6 +69,12 @@ type Node struct {
 	hosts    hosts
 
 	recoveries atomic.Uint64 // how often the store was lost and is back
+
+	vault     *eventsourcing.Vault     // nil when nothing is sealed
+	projector *eventsourcing.Projector // nil when there is nothing to project
+	hasViews  bool
+	couriers  []*eventsourcing.Courier // one for each process manager
+	giving    sync.Map                 // partition → its epoch, from the end of its service to that of its projections
 
 	renewal  *renewal
 	contacts *contacts
@@ -119,7 +127,7 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	}
 	n := &Node{
 		config: config.withDefaults(), store: config.Store, types: map[string]*aggregate.Definition{},
-		partitions: config.Store.Meta().Partitions, done: make(chan struct{}), news: newBulletin(), partings: newBulletin(),
+		partitions: config.Store.Meta().Partitions, done: make(chan struct{}), news: bulletin.New(), partings: bulletin.New(),
 	}
 	n.clock, n.log, n.rand, n.seams = n.config.Clock, n.config.Logger, n.config.Rand, n.config.Simulated.OrReal()
 	for _, t := range n.config.Aggregates {
@@ -157,6 +165,13 @@ func Start(ctx context.Context, config *Config) (*Node, error) {
 	}
 	// whoever was evicted before we came may answer until its lease is over
 	n.deaths.latest = n.clock.Now() + n.leaseElsewhere()
+	n.startVault()
+	if err := n.startProjections(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cluster: %w", err), n.end())
+	}
+	if err := n.startProcesses(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cluster: %w", err), n.end())
+	}
 	if err := n.join(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("cluster: join: %w", err), n.end())
 	}
@@ -182,8 +197,13 @@ func (n *Node) join(ctx context.Context) error {
 	} else {
 		n.log.Info("no lock file: a death of this node cannot be proven", "error", err)
 	}
+	var committed func(persistence.Partition, []persistence.Event)
+	if n.projector != nil || len(n.couriers) > 0 {
+		committed = n.committed
+	}
 	life := &life{id: id, unlocks: unlock}
 	life.host, err = actor.Start(actor.Config{
+		Vault:  n.vault,
 		System: n.system, Store: n.store, Node: id, Types: n.config.Aggregates, Clock: n.clock, Logger: n.log,
 		Lanes: n.config.Lanes, IdleAfter: n.config.IdleAfter, MaxResident: n.config.MaxResident,
 		MaxInFlight: n.config.MaxInFlight, MaxPerGrain: n.config.MaxPerAggregate, MaxPayload: n.config.MaxPayload,
@@ -192,9 +212,10 @@ func (n *Node) join(ctx context.Context) error {
 			n.log.Warn("partition lost", "partition", p, "epoch", epoch, "error", err)
 			n.renewal.poke()
 		},
+		OnCommitted: committed, Inline: eventsourcing.InlineStatements(n.config.Projections...),
 		OnStoreBack: func() {
 			n.recoveries.Add(1)
-			n.news.announce()
+			n.news.Announce()
 		},
 	})
 	if err != nil {
@@ -222,11 +243,12 @@ func (n *Node) newID() persistence.NodeID {
 func (n *Node) abandonLife(l *life) {
 	n.life.CompareAndSwap(l, nil)
 	l.host.DropLease()
-	for _, f := range l.host.Owned() {
-		l.host.Lose(f.Partition)
-	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
+	for _, f := range l.host.Owned() {
+		l.host.Lose(f.Partition)
+		n.endProjecting(ended, f.Partition)
+	}
 	if err := l.host.Stop(ended); err != nil {
 		n.log.Warn("evicted incarnation ended with calls in flight", "error", err)
 	}
@@ -250,8 +272,11 @@ func (l *life) unlock() error {
 }
 
 func (n *Node) state() persistence.NodeState {
-	if n.draining.Load() {
+	switch {
+	case n.draining.Load():
 		return persistence.Draining
+	case !n.projecting():
+		return persistence.Joining
 	}
 	return persistence.Active
 }
@@ -259,12 +284,16 @@ func (n *Node) state() persistence.NodeState {
 // Lost implements Receiver: a broken connection is a hint to look who is alive.
 func (n *Node) Lost(address string) {
 	for _, p := range n.peersAt(address) {
+		n.contacts.dropped(p.id, true)
+		if n.contacts.avoided(p.id) {
+			continue // nothing that is awaited went over it
+		}
 		p.endSession()
 		if n.closing.Load() {
 			p.partWith() // whatever it waited for was lost with the connection
 		}
 	}
-	n.contacts.lost(address)
+	n.contacts.broke(address)
 	n.renewal.poke()
 }
 
@@ -286,11 +315,22 @@ func (n *Node) stop(ctx context.Context) error {
 	n.parking.reviewAll() // nothing is on its way here any more
 	life := n.life.Load() // there is no other to come
 	if life != nil {
-		errs = append(errs, n.evacuate(ctx, life), life.host.Stop(ctx))
-		n.goodbye(ctx)
-		leave, cancel := n.seams.Timeout(context.WithoutCancel(ctx), storeTimeout)
-		errs = append(errs, n.store.Leave(leave, life.id))
+		errs = append(errs, n.evacuate(ctx, life))
+		left := life.host.Owned() // nobody has taken them
+		for _, f := range left {
+			n.giving.Store(f.Partition, f.Epoch)
+		}
+		errs = append(errs, life.host.Stop(ctx))
+		projecting, cancel := n.seams.Timeout(context.WithoutCancel(ctx), drainTimeout)
+		for _, f := range left {
+			n.endProjecting(projecting, f.Partition)
+		}
 		cancel()
+		n.giving.Clear()
+		n.goodbye(ctx)
+		leave, cancelLeave := n.seams.Timeout(context.WithoutCancel(ctx), storeTimeout)
+		errs = append(errs, n.store.Leave(leave, life.id))
+		cancelLeave()
 		n.hangUp()
 	}
 	errs = append(errs, n.end())
@@ -312,6 +352,14 @@ func (n *Node) end() error {
 		p.shut()
 	}
 	n.peers.mu.Unlock()
+	for _, c := range n.couriers {
+		c.Stop()
+	}
+	if n.projector != nil {
+		ctx, cancel := n.seams.Timeout(context.Background(), drainTimeout)
+		n.projector.Stop(ctx)
+		cancel()
+	}
 	n.background.Wait()
 	n.network.Stop()
 	return n.unpublish()
@@ -416,26 +464,4 @@ func (n *Node) jitter(most time.Duration) time.Duration {
 	n.randMu.Lock()
 	defer n.randMu.Unlock()
 	return time.Duration(n.rand.Int64N(int64(most)))
-}
-
-// bulletin tells any number of listeners that something changed.
-type bulletin struct {
-	mu   sync.Mutex
-	next chan struct{}
-}
-
-func newBulletin() *bulletin { return &bulletin{next: make(chan struct{})} }
-
-// listen returns a channel that is closed at the next announcement.
-func (b *bulletin) listen() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.next
-}
-
-func (b *bulletin) announce() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.next)
-	b.next = make(chan struct{})
 }

@@ -209,6 +209,10 @@ func (g *guest) begin() {
 	}
 }
 
+// Redeliver implements actor.Redeliverer. The turn that calls it may run on a
+// goroutine that has begun other calls of the same session.
+func (g *guest) Redeliver(*actor.Call) { g.life.host.Run(g.begin) }
+
 // redirect answers a call with who owns its partition.
 func (g *guest) redirect() {
 	g.life = nil // it is not kept again

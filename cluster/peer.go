@@ -35,17 +35,22 @@ type peer struct {
 	missed int
 
 	process atomic.Uint64 // that it is an incarnation of; 0 before its first call
+	carried atomic.Bool   // something was passed on to it since the connection last broke
 
-	mu       sync.Mutex
-	left     bool   // it is no member any more
-	leaving  bool   // it has said so: it is asked nothing more
-	farewell bool   // it waits for no reply of ours, and asks nothing more
-	session  uint64 // ours
-	calls    []outgoing
-	replies  []*wire.Reply
-	moved    []*wire.Moved
-	rows     []*wire.Ownership // at most rowsMost
-	say      struct{ leaving, farewell bool }
+	mu         sync.Mutex
+	left       bool   // it is no member any more
+	leaving    bool   // it has said so: it is asked nothing more
+	farewell   bool   // it waits for no reply of ours, and asks nothing more
+	session    uint64 // ours
+	calls      []outgoing
+	replies    []*wire.Reply
+	moved      []*wire.Moved
+	rows       []*wire.Ownership // at most rowsMost
+	events     []*wire.Event     // at most eventsMost, and eventBytesMost
+	eventBytes int
+	passing    [][]byte // envelopes of others; at most passingMost, and passingBytes
+	weight     int      // bytes of passing
+	say        struct{ leaving, farewell, detoured bool }
 }
 
 // rowsMost bounds the rows that wait for a peer. They are hints: those beyond
@@ -118,7 +123,14 @@ type caller struct {
 	// aggregates' queues before any of the new one.
 	serving sync.RWMutex
 	session uint64 // the highest
+
+	ended uint64 // under peers.mu: its place among those of which there is no peer any more; 0 while there is one
 }
+
+// endedCallers is how many processes that are members no more are remembered: an
+// envelope of an earlier session may still be on its way, delayed by whatever it
+// was that cost them their membership.
+const endedCallers = 1024
 
 // admits reports whether calls of a session may be served.
 func (c *caller) admits(session uint64) bool {
@@ -173,6 +185,11 @@ func (p *peer) signal() {
 func (p *peer) run() {
 	for {
 		select {
+		case <-p.gone: // what still waits is dropped
+			return
+		default:
+		}
+		select {
 		case <-p.wake:
 		case <-p.gone:
 			return
@@ -203,7 +220,7 @@ func (p *peer) gather() {
 func (p *peer) flush() {
 	for e := p.pack(); e != nil; e = p.pack() {
 		p.node.stats.envelopes.Add(1)
-		p.node.network.Send(p.address, e)
+		p.dispatch(e)
 	}
 }
 
@@ -211,7 +228,7 @@ func (p *peer) flush() {
 func (p *peer) pack() *wire.Envelope {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.calls)+len(p.replies)+len(p.moved)+len(p.rows) == 0 && !p.say.leaving && !p.say.farewell {
+	if p.waiting() == 0 && !p.say.leaving && !p.say.farewell && !p.say.detoured {
 		return nil
 	}
 	name, _ := p.node.name.Load().(persistence.NodeID)
@@ -227,6 +244,11 @@ func (p *peer) pack() *wire.Envelope {
 	e.Rows, p.rows = takeWhile(p.rows, func(*wire.Ownership) bool { return fits(64) })
 	e.Moved, p.moved = takeWhile(p.moved, func(m *wire.Moved) bool { return fits(64 + hotBytesOf(m)) })
 	e.Replies, p.replies = takeWhile(p.replies, func(r *wire.Reply) bool { return fits(64 + len(r.Result)) })
+	e.Passed, p.passing = takeWhile(p.passing, func(b []byte) bool { return fits(len(b)) })
+	e.Events = p.takeEvents(fits)
+	for _, b := range e.Passed {
+		p.weight -= len(b)
+	}
 	var calls []outgoing
 	calls, p.calls = takeWhile(p.calls, func(o outgoing) bool { return fits(64 + len(o.call.Id) + len(o.call.Payload)) })
 	e.Calls = make([]*wire.Call, len(calls))
@@ -239,11 +261,16 @@ func (p *peer) pack() *wire.Envelope {
 		o.call.Kind = uint32(at)
 		e.Calls[i] = o.call
 	}
-	if len(p.calls)+len(p.replies)+len(p.moved)+len(p.rows) == 0 { // said last
-		e.Leaving, e.Farewell = p.say.leaving, p.say.farewell
-		p.say.leaving, p.say.farewell = false, false
+	if p.waiting() == 0 { // said last
+		e.Leaving, e.Farewell, e.Detoured = p.say.leaving, p.say.farewell, p.say.detoured
+		p.say.leaving, p.say.farewell, p.say.detoured = false, false, false
 	}
 	return e
+}
+
+// waiting is how many messages wait. The peer is locked.
+func (p *peer) waiting() int {
+	return len(p.calls) + len(p.replies) + len(p.moved) + len(p.rows) + len(p.passing) + len(p.events)
 }
 
 // takeWhile splits the messages that fit off a queue.
@@ -277,19 +304,27 @@ type peers struct {
 	mu      sync.RWMutex
 	byID    map[persistence.NodeID]*peer
 	callers map[callerKey]*caller
+	ended   uint64 // counts the callers that have ended
 	closed  bool
 }
 
-// forgetCallers drops the callers of which there is no peer any more. The peers are
-// locked.
+// forgetCallers drops callers of which there is no peer any more, but for the
+// latest. The peers are locked.
 func (p *peers) forgetCallers() {
 	used := map[uint64]bool{}
 	for _, peer := range p.byID {
 		used[peer.process.Load()] = true
 	}
-	maps.DeleteFunc(p.callers, func(key callerKey, _ *caller) bool {
-		return !used[key.process] || key.process == 0 && p.byID[key.from] == nil
-	})
+	for key, c := range p.callers {
+		switch {
+		case used[key.process] && (key.process != 0 || p.byID[key.from] != nil):
+			c.ended = 0
+		case c.ended == 0:
+			p.ended++
+			c.ended = p.ended
+		}
+	}
+	maps.DeleteFunc(p.callers, func(_ callerKey, c *caller) bool { return c.ended != 0 && c.ended+endedCallers <= p.ended })
 }
 
 // sorted lists the peers in an order that is always the same. They are locked.
@@ -303,10 +338,7 @@ func (n *Node) peerOf(id persistence.NodeID) *peer {
 	if id == "" {
 		return nil
 	}
-	n.peers.mu.RLock()
-	p := n.peers.byID[id]
-	n.peers.mu.RUnlock()
-	if p != nil {
+	if p := n.knownPeer(id); p != nil {
 		return p
 	}
 	member, ok := n.member(id)
@@ -314,6 +346,13 @@ func (n *Node) peerOf(id persistence.NodeID) *peer {
 		return nil
 	}
 	return n.makePeer(id, member.Address, true)
+}
+
+// knownPeer finds the peer of a name, and makes none.
+func (n *Node) knownPeer(id persistence.NodeID) *peer {
+	n.peers.mu.RLock()
+	defer n.peers.mu.RUnlock()
+	return n.peers.byID[id]
 }
 
 // peerAt finds or makes the peer under an address, member or not: a node may ask

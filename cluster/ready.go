@@ -7,11 +7,12 @@ import (
 )
 
 // Ready returns when every partition has an owner that is a member, and this
-// node holds its lease and serves all that are its own. During an outage of the
+// node holds its lease, has caught up with its views, and serves all that are its
+// own. During an outage of the
 // store the lease runs out, and the node is not ready until it is renewed.
 func (n *Node) Ready(ctx context.Context) error {
 	for {
-		news := n.news.listen()
+		news := n.news.Listen()
 		missing := n.missing()
 		if !n.stopped() && missing == "" {
 			return nil
@@ -35,6 +36,9 @@ func (n *Node) missing() string {
 	}
 	if int64(n.clock.Now()) >= life.leased.Load() {
 		return "the node's lease has run out and is not renewed"
+	}
+	if !n.projecting() {
+		return "the node's views have not caught up with the log"
 	}
 	for _, row := range n.table.Rows() {
 		if _, ok := n.member(row.Owner); !ok {

@@ -105,6 +105,9 @@ func (d *delivery) remote(p *peer, seen persistence.Epoch) actor.Result {
 	if r.Expect >= 0 {
 		call.Expect = int64(r.Expect) + 1
 	}
+	if call.Caused = r.Caused; r.Refusal != nil {
+		call.Refusal = encodeError(r.Refusal)
+	}
 	reply, err := d.node.ask(d.ctx, p, d.node.kinds[r.Message], call)
 	if err != nil {
 		return actor.Result{Err: err}
@@ -196,6 +199,21 @@ func (d *delivery) decode(reply *wire.Reply) actor.Result {
 
 // Receive implements Receiver.
 func (n *Node) Receive(e *wire.Envelope) {
+	if e.Pass != nil {
+		n.pass(e)
+	}
+	if e.Unpassed != nil {
+		n.contacts.unpassed(persistence.NodeID(e.From), e.Unpassed)
+	}
+	for _, passed := range e.Passed {
+		n.unwrap(passed)
+	}
+	n.open(e, true)
+}
+
+// open handles an envelope. One that came through another member says nothing
+// about contact with its sender.
+func (n *Node) open(e *wire.Envelope, direct bool) {
 	life := n.life.Load()
 	if life == nil || e.To != string(life.id) {
 		life = nil // for another incarnation: it certainly executes nothing
@@ -207,19 +225,22 @@ func (n *Node) Receive(e *wire.Envelope) {
 			Released: r.Released,
 		})
 	}
+	n.receiveEvents(e.Events)
 	if life != nil {
 		for _, m := range e.Moved {
 			n.claims.accept(life, n.giftOf(m))
 		}
 	}
-	if e.Ping != 0 && life != nil {
+	if e.Ping != 0 && life != nil && direct {
 		n.pong(e, life.id)
 	}
-	if e.Pong != 0 {
+	if e.Pong != 0 && direct {
 		n.contacts.answered(persistence.NodeID(e.From), e.Pong)
 	}
 	if len(e.Replies) > 0 {
-		n.contacts.replied(persistence.NodeID(e.From))
+		if direct {
+			n.contacts.replied(persistence.NodeID(e.From))
+		}
 		n.calls.answer(e.Replies)
 	}
 	if len(e.Calls) > 0 {
@@ -238,6 +259,11 @@ func (n *Node) Receive(e *wire.Envelope) {
 			for calls := range slices.Chunk(e.Calls, serveChunk) {
 				life.host.Run(func() { n.serveAll(life, from, caller, e.Session, kinds, calls) })
 			}
+		}
+	}
+	if e.Detoured {
+		if p := n.knownPeer(persistence.NodeID(e.From)); p != nil {
+			p.endSession()
 		}
 	}
 	if e.Leaving {
@@ -321,6 +347,9 @@ func (g *guest) serve(life *life, k *kind, c *wire.Call) {
 	case c.Activate:
 		n.activate(life, g.from, c, k.typ, stream)
 		return
+	case c.Erase:
+		n.background.Go(func() { n.eraseFor(life, g.from, c, k.typ, stream) })
+		return
 	}
 	if err := g.decode(k, c); err != nil {
 		g.refuse(err)
@@ -351,6 +380,10 @@ func (g *guest) decode(k *kind, c *wire.Call) error {
 	}
 	g.request = aggregate.Request{
 		Definition: k.typ, ID: c.Id, Message: k.Message, Value: value, Answer: answer, Expect: aggregate.Version(c.Expect - 1),
+		Caused: c.Caused && k.Kind() == aggregate.KindCommand,
+	}
+	if g.request.Caused && c.Refusal != nil {
+		g.request.Refusal = aggregate.AsRejection(decodeError(c.Refusal))
 	}
 	binary.BigEndian.PutUint64(g.request.Command[:8], c.CommandHigh)
 	binary.BigEndian.PutUint64(g.request.Command[8:], c.CommandLow)

@@ -11,9 +11,10 @@ import (
 type counters struct {
 	local, remote, retries, envelopes, overloaded atomic.Uint64
 	renewals, renewalsFailed, evictions, rejoins  atomic.Uint64
-	unreached                                     atomic.Uint64
+	unreached, relayed, passed                    atomic.Uint64
 	claims, takeovers, handovers                  atomic.Uint64
 	parked, redirected                            atomic.Uint64
+	eventsPushed, eventsDropped                   atomic.Uint64
 }
 
 // Stats are counts since Start: none ever falls, not even when the node comes
@@ -35,12 +36,19 @@ type Stats struct {
 	// Unreached is how often another node could not be reached any more: it was
 	// silent for a lease, or nobody listened at its address.
 	Unreached uint64
+	// Relayed envelopes to other nodes went through a third, because this one had
+	// lost contact with their receiver. Passed are those of others that this one
+	// passed on.
+	Relayed, Passed uint64
 	// Claims of partitions; Takeovers are those by force, with a hold.
 	// Handovers are partitions given to others.
 	Claims, Takeovers, Handovers uint64
 	// Parked calls of other nodes waited here for a partition on its way to or from
 	// this one. Redirected ones among them were told to ask its next owner.
 	Parked, Redirected uint64
+	// EventsPushed to the views of other nodes; EventsDropped were not, because too
+	// many waited: the others read them from the store.
+	EventsPushed, EventsDropped uint64
 }
 
 // Stats reads the counters.
@@ -49,8 +57,10 @@ func (n *Node) Stats() Stats {
 	return Stats{
 		Host: n.hosts.stats(), Local: c.local.Load(), Remote: c.remote.Load(), Retries: c.retries.Load(), Envelopes: c.envelopes.Load(),
 		Overloaded: c.overloaded.Load(), Renewals: c.renewals.Load(), RenewalsFailed: c.renewalsFailed.Load(),
-		Evictions: c.evictions.Load(), Rejoins: c.rejoins.Load(), Unreached: c.unreached.Load(), Claims: c.claims.Load(), Takeovers: c.takeovers.Load(),
+		Evictions: c.evictions.Load(), Rejoins: c.rejoins.Load(), Unreached: c.unreached.Load(),
+		Relayed: c.relayed.Load(), Passed: c.passed.Load(), Claims: c.claims.Load(), Takeovers: c.takeovers.Load(),
 		Handovers: c.handovers.Load(), Parked: c.parked.Load(), Redirected: c.redirected.Load(),
+		EventsPushed: c.eventsPushed.Load(), EventsDropped: c.eventsDropped.Load(),
 	}
 }
 

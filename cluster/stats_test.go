@@ -3,6 +3,7 @@ package cluster
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -19,9 +20,12 @@ func TestEveryCounterHasItsMetric(t *testing.T) {
 			if field.Kind() == reflect.Struct {
 				continue
 			}
-			if field.CanUint() {
+			switch {
+			case field.CanUint():
 				field.SetUint(7)
-			} else {
+			case field.Type() == reflect.TypeFor[time.Duration]():
+				field.SetInt(int64(7 * time.Millisecond))
+			default:
 				field.SetInt(7)
 			}
 			metrics := 0

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -28,6 +29,8 @@ var readings = []reading{
 	{"ingrain.conflicts", "{commit}", "commits refused because of the version", false, func(s *Stats) int64 { return int64(s.Host.Conflicts) }},
 	{"ingrain.unknown", "{commit}", "commits whose outcome had to be looked up", false, func(s *Stats) int64 { return int64(s.Host.Unknown) }},
 	{"ingrain.store_errors", "{commit}", "commits the store could not take", false, func(s *Stats) int64 { return int64(s.Host.StoreErrors) }},
+	{"ingrain.repeated", "{commit}", "commits appended again because the store was lost", false, func(s *Stats) int64 { return int64(s.Host.Repeated) }},
+	{"ingrain.broken", "{aggregate}", "aggregates that left memory because a commit of theirs failed", false, func(s *Stats) int64 { return int64(s.Host.Broken) }},
 	{"ingrain.activations", "{aggregate}", "aggregates brought to life", false, func(s *Stats) int64 { return int64(s.Host.Activations) }},
 	{"ingrain.passivations", "{aggregate}", "unused aggregates that left memory", false, func(s *Stats) int64 { return int64(s.Host.Passivations) }},
 	{"ingrain.loads", "{load}", "loads of an aggregate from the store", false, func(s *Stats) int64 { return int64(s.Host.Loads) }},
@@ -41,6 +44,11 @@ var readings = []reading{
 	{"ingrain.held", "{reply}", "replies held back after a take-over", false, func(s *Stats) int64 { return int64(s.Host.Held) }},
 	{"ingrain.snapshots", "{snapshot}", "snapshots stored", false, func(s *Stats) int64 { return int64(s.Host.Snapshots) }},
 	{"ingrain.snapshots_dropped", "{snapshot}", "snapshots dropped because too many waited", false, func(s *Stats) int64 { return int64(s.Host.SnapshotsDropped) }},
+	{"ingrain.timers_set", "{timer}", "timers in commits handed to the store", false, func(s *Stats) int64 { return int64(s.Host.TimersSet) }},
+	{"ingrain.timers_fired", "{timer}", "timers whose command was decided, durably", false, func(s *Stats) int64 { return int64(s.Host.TimersFired) }},
+	{"ingrain.timers_late", "{timer}", "timers that fired more than a second late", false, func(s *Stats) int64 { return int64(s.Host.TimersLate) }},
+	{"ingrain.timers_retried", "{attempt}", "attempts of a timer that did not get through", false, func(s *Stats) int64 { return int64(s.Host.TimersRetried) }},
+	{"ingrain.timer_lag", "ms", "how late the most overdue timer is now", true, func(s *Stats) int64 { return time.Duration.Milliseconds(s.Host.TimerLag) }},
 	{"ingrain.resident", "{aggregate}", "aggregates in memory", true, func(s *Stats) int64 { return int64(s.Host.Resident) }},
 	{"ingrain.in_flight", "{call}", "calls admitted and not answered", true, func(s *Stats) int64 { return int64(s.Host.InFlight) }},
 	{"ingrain.attempts.local", "{call}", "deliveries in this process", false, func(s *Stats) int64 { return int64(s.Local) }},
@@ -55,8 +63,12 @@ var readings = []reading{
 	{"ingrain.handovers", "{partition}", "partitions given to another node", false, func(s *Stats) int64 { return int64(s.Handovers) }},
 	{"ingrain.parked", "{call}", "calls that waited here for a partition on its way to or from this node", false, func(s *Stats) int64 { return int64(s.Parked) }},
 	{"ingrain.redirected", "{call}", "parked calls whose partition was elsewhere at last, and that were sent there", false, func(s *Stats) int64 { return int64(s.Redirected) }},
+	{"ingrain.events_pushed", "{event}", "events pushed to the views of other nodes", false, func(s *Stats) int64 { return int64(s.EventsPushed) }},
+	{"ingrain.events_dropped", "{event}", "events not pushed because too many waited", false, func(s *Stats) int64 { return int64(s.EventsDropped) }},
 	{"ingrain.evictions", "{node}", "other nodes evicted by this one", false, func(s *Stats) int64 { return int64(s.Evictions) }},
 	{"ingrain.unreached", "{node}", "times another node could not be reached any more", false, func(s *Stats) int64 { return int64(s.Unreached) }},
+	{"ingrain.relayed", "{envelope}", "envelopes sent through a third node, for want of contact with their receiver", false, func(s *Stats) int64 { return int64(s.Relayed) }},
+	{"ingrain.passed", "{envelope}", "envelopes of other nodes passed on", false, func(s *Stats) int64 { return int64(s.Passed) }},
 	{"ingrain.rejoins", "{node}", "times this node came back after an eviction", false, func(s *Stats) int64 { return int64(s.Rejoins) }},
 }
 

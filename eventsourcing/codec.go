@@ -47,8 +47,8 @@ func codecOf(t reflect.Type) aggregate.Codec {
 	return JSON
 }
 
-// oldCodec is the codec of an event's earlier form.
-func oldCodec(m *aggregate.Message, version int) aggregate.Codec {
+// FormCodec is the codec of a form of an event, earlier or current.
+func FormCodec(m *aggregate.Message, version int) aggregate.Codec {
 	if version == m.Version() || m.Codec() != nil {
 		return CodecFor(m)
 	}

@@ -3,7 +3,9 @@ package eventsourcing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -15,9 +17,17 @@ import (
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
 	"github.com/ingrain-go/ingrain/persistence/memory"
+	"github.com/ingrain-go/ingrain/persistence/postgres/postgrestest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	code := postgrestest.Main(m)
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 type account struct {
 	Cents int64

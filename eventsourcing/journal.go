@@ -6,10 +6,9 @@ package eventsourcing
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/persistence"
@@ -22,6 +21,7 @@ const loadPage = 2000
 type Journal struct {
 	store persistence.Store
 	log   *slog.Logger
+	vault *Vault
 }
 
 // NewJournal makes a journal; a nil logger means slog.Default.
@@ -31,6 +31,10 @@ func NewJournal(store persistence.Store, log *slog.Logger) *Journal {
 	}
 	return &Journal{store: store, log: log}
 }
+
+// Unlock gives the journal the keys for sealed aggregates, without which they
+// cannot be loaded. It is called before the first load.
+func (j *Journal) Unlock(v *Vault) { j.vault = v }
 
 // Target is one aggregate to load.
 type Target struct {
@@ -42,13 +46,21 @@ type Target struct {
 type Loaded struct {
 	Instance aggregate.Instance
 	Version  persistence.Version
-	Window   Window
+	// Last is the event of that version; zero without events.
+	Last   persistence.Cause
+	Window Window
 	// Snapshot is the version of the snapshot that was used; 0 for none.
 	Snapshot persistence.Version
+	// Key seals and opens what is the aggregate's; nil when it is not sealed.
+	Key *Key
+	// Reach is the highest offset among its events.
+	Reach persistence.Offset
+	// Begun says that something has happened to it besides outcomes that were kept.
+	Begun bool
 	// Bytes of event payload read after the snapshot.
 	Bytes int
-	// Err says why the aggregate could not be loaded: an *[UnreadableError], or
-	// that the store could not be asked.
+	// Err says why the aggregate could not be loaded: an *[UnreadableError],
+	// [ErrForgotten], or that the store could not be asked.
 	Err error
 }
 
@@ -77,9 +89,14 @@ func (j *Journal) Load(ctx context.Context, targets []Target) []Loaded {
 		streams[i] = t.Stream
 	}
 	histories, err := j.store.ReadMany(ctx, streams, loadPage)
+	if err == nil {
+		err = j.unlock(ctx, targets, loaded)
+	}
 	for i := range targets {
 		if err != nil {
 			loaded[i].Err = fmt.Errorf("load %s: %w", streams[i], err)
+		}
+		if loaded[i].Err != nil {
 			continue
 		}
 		j.replay(ctx, targets[i], &histories[i], &loaded[i])
@@ -90,6 +107,13 @@ func (j *Journal) Load(ctx context.Context, targets []Target) []Loaded {
 // LoadAt brings an aggregate into memory as it was at an earlier version.
 func (j *Journal) LoadAt(ctx context.Context, t Target, version persistence.Version) (aggregate.Instance, error) {
 	l := Loaded{Instance: t.Definition.NewInstance()}
+	one := []Loaded{l}
+	if err := j.unlock(ctx, []Target{t}, one); err != nil {
+		return nil, fmt.Errorf("load %s at %d: %w", t.Stream, version, err)
+	}
+	if l = one[0]; l.Err != nil {
+		return nil, l.Err
+	}
 	for l.Version < version {
 		events, err := j.store.Read(ctx, t.Stream, l.Version, int(min(loadPage, version-l.Version)))
 		if err != nil {
@@ -105,16 +129,57 @@ func (j *Journal) LoadAt(ctx context.Context, t Target, version persistence.Vers
 	return l.Instance, nil
 }
 
+// unlock finds the keys of sealed aggregates, and makes those that are not there
+// yet, in one round trip for all that are not in memory.
+func (j *Journal) unlock(ctx context.Context, targets []Target, loaded []Loaded) error {
+	var subjects []string
+	for i := range targets {
+		if d := targets[i].Definition; d.Seals() {
+			subjects = append(subjects, d.Subject(targets[i].Stream.ID))
+		}
+	}
+	if len(subjects) == 0 {
+		return nil
+	}
+	if j.vault == nil {
+		return errSealed
+	}
+	keys, err := j.vault.Find(ctx, subjects, true)
+	if err != nil {
+		return err
+	}
+	for i := range targets {
+		d, name := targets[i].Definition, targets[i].Stream
+		if !d.Seals() {
+			continue
+		}
+		loaded[i].Key = keys[d.Subject(name.ID)]
+		if key := loaded[i].Key; key != nil && errors.Is(key.Usable(), ErrForgotten) {
+			loaded[i].Err = fmt.Errorf("load %s: %w", name, ErrForgotten)
+		}
+	}
+	return nil
+}
+
 func (j *Journal) replay(ctx context.Context, t Target, h *persistence.History, l *Loaded) {
 	events, more := h.Events, h.More
 	if s := h.Snapshot; s != nil {
-		instance, window, err := decodeSnapshot(t.Definition, s)
+		var instance aggregate.Instance
+		var window Window
+		err := l.Key.openSnapshot(s)
 		if err == nil {
-			l.Instance, l.Window, l.Version, l.Snapshot = instance, window, s.Version, s.Version
+			instance, window, err = decodeSnapshot(t.Definition, s)
+		}
+		if err == nil {
+			l.Instance, l.Window, l.Version, l.Last, l.Snapshot = instance, window, s.Version, s.Last, s.Version
+			l.Reach, l.Begun = h.Anchor, true
 		} else {
-			j.log.Warn("snapshot not usable, replaying", "stream", t.Stream.String(), "version", s.Version, "error", err)
+			j.unusable(t, s.Version, err)
 			events, more = nil, true
 		}
+	}
+	if h.Foreign > 0 {
+		j.unusable(t, h.Foreign, errForeign)
 	}
 	if l.Instance == nil {
 		l.Instance = t.Definition.NewInstance()
@@ -132,6 +197,10 @@ func (j *Journal) replay(ctx context.Context, t Target, h *persistence.History, 
 	}
 }
 
+func (j *Journal) unusable(t Target, version persistence.Version, err error) {
+	j.log.Warn("snapshot not usable, replaying", "stream", t.Stream.String(), "version", version, "error", err)
+}
+
 // fold evolves the instance by stored events and remembers their commands.
 func (l *Loaded) fold(t Target, events []persistence.Event) {
 	for i := range events {
@@ -140,12 +209,26 @@ func (l *Loaded) fold(t Target, events []persistence.Event) {
 			l.Err = &UnreadableError{t.Stream, e.Version, e.Type, fmt.Errorf("it follows version %d", l.Version)}
 			return
 		}
-		if err := evolve(t.Definition, l.Instance, e); err != nil {
+		size := len(e.Payload)
+		var err error
+		if IsOutcome(e.Type) { // of a command that did nothing
+			l.Version, l.Last, l.Reach = e.Version, persistence.Cause{Command: e.Command, At: e.At}, e.Offset
+			l.remember(e)
+			continue
+		}
+		l.Begun = true
+		if l.Key != nil {
+			e.Payload, err = l.Key.openEvent(e)
+		}
+		if err == nil {
+			err = evolve(t.Definition, l.Instance, e)
+		}
+		if err != nil {
 			l.Err = &UnreadableError{t.Stream, e.Version, e.Type, err}
 			return
 		}
-		l.Version = e.Version
-		l.Bytes += len(e.Payload)
+		l.Version, l.Last, l.Reach = e.Version, persistence.Cause{Command: e.Command, At: e.At}, e.Offset
+		l.Bytes += size
 		l.remember(e)
 	}
 }
@@ -171,39 +254,13 @@ func evolve(d *aggregate.Definition, instance aggregate.Instance, e *persistence
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	value, err := DecodeEvent(d, e.Type, e.Payload)
+	var one [1]any
+	events, err := DecodeEvents(one[:0], d, e.Type, e.Payload)
 	if err != nil {
 		return err
 	}
-	instance.Evolve(value)
+	for _, event := range events {
+		instance.Evolve(event)
+	}
 	return nil
-}
-
-// EncodeEvent gives an event its stored form.
-func EncodeEvent(m *aggregate.Message, event any) (persistence.NewEvent, error) {
-	payload, err := CodecFor(m).Marshal(event)
-	if err != nil {
-		return persistence.NewEvent{}, fmt.Errorf("encode event %q: %w", m.Name(), err)
-	}
-	return persistence.NewEvent{Type: m.StoredName(), Payload: payload}, nil
-}
-
-// DecodeEvent reads an event by its stored name, through the upcasts.
-func DecodeEvent(d *aggregate.Definition, stored string, payload []byte) (any, error) {
-	name, version := stored, 1
-	if base, v, ok := strings.Cut(stored, "/"); ok {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 2 || strconv.Itoa(n) != v {
-			return nil, fmt.Errorf("malformed event name %q", stored)
-		}
-		name, version = base, n
-	}
-	m := d.Message(aggregate.KindEvent, name)
-	if m == nil {
-		return nil, fmt.Errorf("aggregate %q records no event %q", d.Name(), name)
-	}
-	if version > m.Version() {
-		return nil, fmt.Errorf("event %q is known up to version %d, not %d", name, m.Version(), version)
-	}
-	return m.DecodeVersion(oldCodec(m, version), version, payload)
 }

@@ -2,6 +2,7 @@ package eventsourcing
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -165,7 +166,11 @@ func (b *book) snapshot(id string, version persistence.Version, change func(*per
 	instance := definition.NewInstance()
 	instance.Evolve(deposited{Cents: 1_000_000})
 	_, l := b.loadOne(id)
-	s, err := EncodeSnapshot(definition, streamOf(id), version, instance, &l.Window, time.Now())
+	last, err := b.store.Read(b.t.Context(), streamOf(id), version-1, 1)
+	require.NoError(b.t, err)
+	require.Len(b.t, last, 1)
+	cause := persistence.Cause{Command: last[0].Command, At: last[0].At}
+	s, err := EncodeSnapshot(definition, streamOf(id), version, cause, instance, &l.Window, time.Now())
 	require.NoError(b.t, err)
 	if change != nil {
 		change(&s)
@@ -187,11 +192,48 @@ func TestOnlyWhatCameAfterTheSnapshotIsReplayed(t *testing.T) {
 			require.Equal(t, int64(1_000_000+tail), state.Cents)
 			require.Equal(t, persistence.Version(2), l.Snapshot)
 			require.Equal(t, persistence.Version(2+tail), l.Version)
+			last, err := b.store.Read(t.Context(), streamOf("a"), l.Version-1, 1)
+			require.NoError(t, err)
+			require.Equal(t, persistence.Cause{Command: last[0].Command, At: last[0].At}, l.Last)
 			require.Equal(t, tail*len(e.Payload), l.Bytes)
 			_, verdict := l.Window.Find(aggregate.CommandID(first.Command))
 			require.Equal(t, Seen, verdict)
 		})
 	}
+}
+
+// A log that was set back, and then went another way, is folded from its first
+// event until there is a snapshot of it.
+func TestSnapshotOfALostStateMeansAReplay(t *testing.T) {
+	b := newBook(t)
+	e := encoded(t, deposited{Cents: 1})
+	p := b.append("a", 0, e, e).Partition
+	b.append("a", 2, e)
+	b.snapshot("a", 3, nil)
+	require.NoError(t, b.store.SetBack(p, 2))
+	fence := b.heads[p]
+	fence.Head = 2
+	b.heads[p] = fence
+	var said strings.Builder
+	load := func() (account, Loaded) {
+		said.Reset()
+		l := NewJournal(b.store, slog.New(slog.NewTextHandler(&said, nil))).Load(t.Context(), []Target{target("a")})[0]
+		require.NoError(t, l.Err)
+		return *l.Instance.State().(*account), l
+	}
+	for version := persistence.Version(2); version < 5; version++ { // ahead of the log, beside it, behind it
+		state, l := load()
+		require.Equal(t, int64(version), state.Cents)
+		require.Equal(t, version, l.Version)
+		require.Zero(t, l.Snapshot)
+		require.Contains(t, said.String(), `msg="snapshot not usable, replaying" stream=account/a version=3 error="its last event is not in the log`)
+		b.append("a", version, e)
+	}
+	b.snapshot("a", 2, nil) // of a lower version than the one that is of no use
+	state, l := load()
+	require.Equal(t, int64(1_000_003), state.Cents)
+	require.Equal(t, persistence.Version(2), l.Snapshot)
+	require.Empty(t, said.String())
 }
 
 func TestSnapshotThatCannotBeUsedMeansAReplay(t *testing.T) {

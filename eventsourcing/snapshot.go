@@ -17,11 +17,15 @@ import (
 //	   id (16 bytes), version, events, offset. Numbers are unsigned varints.
 const snapshotFormat = 1
 
-var errSnapshot = errors.New("malformed snapshot")
+var (
+	errSnapshot = errors.New("malformed snapshot")
+	errForeign  = errors.New("its last event is not in the log, which was set back, or it does not say which it is")
+)
 
 // EncodeSnapshot stores the state of an aggregate, all of whose events up to
-// version are durable, and the commands it remembers.
-func EncodeSnapshot(d *aggregate.Definition, stream persistence.Stream, version persistence.Version,
+// version are durable, and the commands it remembers. Of these events, last is
+// the one of that version.
+func EncodeSnapshot(d *aggregate.Definition, stream persistence.Stream, version persistence.Version, last persistence.Cause,
 	instance aggregate.Instance, window *Window, at time.Time,
 ) (persistence.Snapshot, error) {
 	state, err := StateCodec(d).Marshal(instance.State())
@@ -42,7 +46,7 @@ func EncodeSnapshot(d *aggregate.Definition, stream persistence.Stream, version 
 		b = binary.AppendUvarint(b, uint64(h.Offset))
 	}
 	return persistence.Snapshot{
-		Stream: stream, Version: version, Schema: d.Snapshots().Schema, At: at, Payload: b,
+		Stream: stream, Version: version, Last: last, Schema: d.Snapshots().Schema, At: at, Payload: b,
 	}, nil
 }
 

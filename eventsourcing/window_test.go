@@ -89,7 +89,7 @@ func TestWindowNeverTakesAHandledCommandForNew(t *testing.T) {
 // reloaded is the window after it was stored in a snapshot and loaded.
 func reloaded(t *testing.T, w *Window) *Window {
 	before := w.Handled()
-	s, err := EncodeSnapshot(definition, streamOf("a"), 1, definition.NewInstance(), w, time.Now())
+	s, err := EncodeSnapshot(definition, streamOf("a"), 1, persistence.Cause{}, definition.NewInstance(), w, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, before, w.Handled(), "the window itself has changed")
 	_, loaded, err := decodeSnapshot(definition, &s)

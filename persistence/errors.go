@@ -8,6 +8,10 @@ import (
 var (
 	// ErrUnknownOutcome says that an append may or may not have happened.
 	ErrUnknownOutcome = errors.New("unknown outcome")
+	// ErrUnreachable says that a commit has not come to the store, which may be down,
+	// starting or cut off. It certainly had no effect, and may be appended again.
+	// What the store itself refuses is no case of it.
+	ErrUnreachable = errors.New("store not reached")
 	// ErrTooLarge says that a commit exceeds what the store can hold.
 	ErrTooLarge = errors.New("commit too large for the store")
 	// ErrNotMember says that a node incarnation is unknown, dead or evicted. It
@@ -60,6 +64,17 @@ type ClaimTakenError struct {
 func (e *ClaimTakenError) Error() string {
 	return fmt.Sprintf("%s %q is taken by %s", e.Claim.Namespace, e.Claim.Key, e.Holder)
 }
+
+// StatementError says that a statement of a commit failed, so that nothing of the
+// commit was written.
+type StatementError struct {
+	Index int // among the commit's statements
+	Err   error
+}
+
+func (e *StatementError) Error() string { return fmt.Sprintf("statement %d: %v", e.Index, e.Err) }
+
+func (e *StatementError) Unwrap() error { return e.Err }
 
 // ClaimLostError says that a partition changed hands before it could be
 // claimed or released.

@@ -35,6 +35,10 @@ func (c CommandID) IsZero() bool { return c == CommandID{} }
 const (
 	MaxIDBytes   = 512
 	MaxTypeBytes = 128
+	// MaxTimerBytes bounds a timer's name, MaxClaimBytes a claim's namespace and
+	// key together.
+	MaxTimerBytes = 256
+	MaxClaimBytes = 2048
 )
 
 // Stream names one aggregate: its stored type name and its id.

@@ -27,7 +27,8 @@ type Membership interface {
 	View(ctx context.Context) (View, error)
 
 	// Leave marks the node dead and releases every partition it still owns, each
-	// under the next epoch. Leaving twice is harmless, and so is leaving after
+	// under the next epoch. Claims of the node that are on their way are either
+	// among those or refused. Leaving twice is harmless, and so is leaving after
 	// an eviction. A node that never joined is [ErrNotMember].
 	Leave(ctx context.Context, node NodeID) error
 

@@ -29,6 +29,8 @@ type Store interface {
 	Snapshots
 	Timers
 	Checkpoints
+	Projections
+	Property
 	Membership
 
 	// Meta tells what the store is. It never changes while the store is open and
@@ -53,6 +55,9 @@ type Meta struct {
 	// nobody may send them a command for this store. All else, StoreID included,
 	// is as it was. DESIGN.md says which copies are noticed.
 	Copied bool
+	// Dialect is the SQL that a [Statement] of a commit is written in: "postgres",
+	// "sqlite", or "" when the store takes none.
+	Dialect string
 }
 
 // Log is the event log: one dense sequence of events per partition, and within
@@ -69,12 +74,13 @@ type Log interface {
 	// fail as conflicts too.
 	//
 	// A commit's Err is nil, a *[ConflictError], a *[FencedError], a
-	// *[ClaimTakenError], [ErrTooLarge], or an error that wraps
+	// *[ClaimTakenError], a *[StatementError], [ErrTooLarge], or an error that wraps
 	// [ErrUnknownOutcome]: then the commit may or may not be in the log, may
 	// even still be on its way there, and only a claim of the partition under a
 	// new epoch followed by FindCommand can tell. Any other error certainly
-	// left nothing behind; among them is what [Commit.Validate] says. A batch
-	// with two fences for one partition fails as a whole.
+	// left nothing behind; among them is what [Commit.Validate] says. One that
+	// wraps [ErrUnreachable] has its cause in the way to the store. A batch with
+	// two fences for one partition fails as a whole.
 	//
 	// The store does not keep the batch, nor its payloads, after it returns.
 	Append(ctx context.Context, batch *Batch)
@@ -84,8 +90,10 @@ type Log interface {
 	// [Stream.Validate] refuses.
 	Read(ctx context.Context, stream Stream, after Version, limit int) ([]Event, error)
 
-	// ReadMany returns the newest snapshot and up to limit events after it for
-	// every stream, in the order of the argument. It is the way to bring many
+	// ReadMany returns the snapshot and up to limit events after it for every
+	// stream, in the order of the argument. A snapshot whose last event is not in
+	// the log with its [Cause] is not returned, whatever way it came to be there:
+	// then the events are those from the first. It is the way to bring many
 	// aggregates into memory and costs a bounded number of round trips.
 	ReadMany(ctx context.Context, streams []Stream, limit int) ([]History, error)
 
@@ -101,6 +109,11 @@ type Log interface {
 
 	// FindClaim returns the stream that holds a unique value.
 	FindClaim(ctx context.Context, claim Claim) (Stream, bool, error)
+
+	// Claims lists up to limit held values behind one, ascending by namespace and
+	// key, bytewise; the zero Claim stands before all. It is how claims are
+	// compared with the log.
+	Claims(ctx context.Context, after Claim, limit int) ([]HeldClaim, error)
 }
 
 // Batch is what one writer lane sends in one round trip.
@@ -143,9 +156,13 @@ type Commit struct {
 	Events []NewEvent
 
 	Claims   []Claim
-	Releases []Claim    // releasing what the stream does not hold is not an error
-	Timers   []Timer    // a timer under a key that is there replaces it
-	Cancels  []TimerKey // cancelling what is not there is not an error
+	Releases []Claim // releasing what the stream does not hold is not an error
+	// Cancels are made before Timers, whatever they set.
+	Timers  []Timer    // a timer under a key that is there replaces it
+	Cancels []TimerKey // cancelling what is not there is not an error
+	// Statements are run after all else that the commit writes, in its own
+	// transaction. One that fails fails the commit alone.
+	Statements []Statement
 
 	// Offset is set by Append: the place of the commit's first event, or 0 when
 	// it has none.
@@ -158,6 +175,21 @@ type Commit struct {
 type Claim struct {
 	Namespace string
 	Key       string
+}
+
+// HeldClaim is a claim and the stream that holds it.
+type HeldClaim struct {
+	Claim
+	Holder Stream
+}
+
+// Statement is SQL that a commit runs in its own transaction, such as the row of
+// a read model: one statement that inserts, updates, deletes or selects, with the
+// store's own placeholders ($1 or ?). It must not touch the store's own tables.
+type Statement struct {
+	SQL string
+	// Args are nil, bool, integers, floats, string, []byte, or [time.Time].
+	Args []any
 }
 
 // NewEvent is an event before it has a place in the log.
@@ -183,8 +215,13 @@ type Event struct {
 
 // History is a stream's newest snapshot and what came after.
 type History struct {
-	Snapshot *Snapshot // nil when there is none
-	Events   []Event
+	Snapshot *Snapshot // nil when there is none that is of this log
+	// Anchor is the place of the last event in the snapshot; 0 without one.
+	Anchor Offset
+	// Foreign is the version of a snapshot that is there but not of this log; 0
+	// for none.
+	Foreign Version
+	Events  []Event
 	// More says that there are events behind the last one returned.
 	More bool
 }

@@ -11,20 +11,24 @@ import (
 type Timers interface {
 	// DueTimers returns up to limit timers of the partitions that are due at
 	// or before until, earliest first. Asking does not consume them. A partition
-	// that is named twice counts once.
+	// that is named twice counts once. How many others there are costs nothing.
 	DueTimers(ctx context.Context, partitions []Partition, until time.Time, limit int) ([]Timer, error)
 }
 
-// TimerKey identifies a timer.
+// TimerKey identifies a timer: a stream has one of a name at a time.
 type TimerKey struct {
-	Partition Partition
-	Due       time.Time // microsecond precision
-	ID        CommandID
+	Stream Stream
+	// Name is 1 to [MaxTimerBytes] bytes of UTF-8 without NUL.
+	Name string
 }
 
-// Timer is a message to Stream at Due.
+// Timer is a message to its stream at Due.
 type Timer struct {
 	TimerKey
-	Stream  Stream
+	Partition Partition // that of the stream
+	Due       time.Time // microsecond precision
+	// ID is that of the command that set it. It tells the timer from others that
+	// had, or will have, its name and its due time.
+	ID      CommandID
 	Payload []byte
 }

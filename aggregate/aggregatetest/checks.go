@@ -3,6 +3,8 @@ package aggregatetest
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/eventsourcing"
@@ -125,9 +127,11 @@ func (s *Scenario[S]) answerCodecKeeps(m *aggregate.Message, name string, result
 func (s *Scenario[S]) verify(when string) {
 	s.t.Helper()
 	for _, r := range s.log {
-		if diff := difference(r.live, s.decode(r)); diff != "" {
-			s.t.Fatalf("Evolve changed the event %s, whose memory the state keeps: copy what is changed in place: %s",
-				show(r.live), diff)
+		for i, decoded := range s.decode(r) {
+			if diff := difference(r.live[i], decoded); diff != "" {
+				s.t.Fatalf("Evolve changed the event %s, whose memory the state keeps: copy what is changed in place: %s",
+					show(r.live[i]), diff)
+			}
 		}
 	}
 	if diff := difference(s.replay(0).State(), s.live.State()); diff != "" {
@@ -174,16 +178,43 @@ func (s *Scenario[S]) restore(version int) aggregate.Instance {
 func (s *Scenario[S]) fold(instance aggregate.Instance, after int, during string) {
 	s.t.Helper()
 	for _, r := range s.log[after:] {
-		event := s.decode(r)
-		s.guard("Evolve of "+show(event)+" in "+during, func() { instance.Evolve(event) })
+		for _, event := range s.decode(r) {
+			s.guard("Evolve of "+show(event)+" in "+during, func() { instance.Evolve(event) })
+		}
 	}
 }
 
-func (s *Scenario[S]) decode(r recorded) any {
+// decode reads a stored event again: as many events as it was at first.
+func (s *Scenario[S]) decode(r recorded) []any {
 	s.t.Helper()
-	event, err := eventsourcing.DecodeEvent(s.def, r.name, r.payload)
+	events, err := eventsourcing.DecodeEvents(nil, s.def, r.name, r.payload)
 	if err != nil {
 		s.t.Fatalf("event %s cannot be read: %v", r.name, err)
 	}
-	return event
+	if len(events) != len(r.live) {
+		s.t.Fatalf("event %s is not always split into the same: it was %d events, and then %d", r.name, len(r.live), len(events))
+	}
+	return events
+}
+
+// formsKeep reads each form in which an event is stored for older programs, as
+// those will. What such a form leaves out is not told.
+func (s *Scenario[S]) formsKeep(m *aggregate.Message, payload []byte) {
+	s.t.Helper()
+	names := strings.Split(m.StoredName(), "+")
+	for i, f := range m.Forms() {
+		if i == 0 || f.Message == nil {
+			continue
+		}
+		// an older program knows none of the forms before: they have names that nobody has
+		unknown := slices.Clone(names)
+		for n := range i {
+			unknown[n] = "unknown-form"
+		}
+		s.guard("the upcast from "+f.Name, func() {
+			if _, err := eventsourcing.DecodeEvents(nil, s.def, strings.Join(unknown, "+"), payload); err != nil {
+				s.t.Fatalf("event %q cannot be read in the form %q, which it is stored in for older programs: %v", m.Name(), f.Name, err)
+			}
+		})
+	}
 }

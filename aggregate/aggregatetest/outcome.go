@@ -13,6 +13,9 @@ type Outcome[S any] struct {
 	scenario  *Scenario[S]
 	command   string
 	events    []any
+	effects   aggregate.Effects // of its events together
+	sends     []aggregate.Send
+	instance  string // that a reaction chose
 	err       error
 	answer    any
 	answerErr error

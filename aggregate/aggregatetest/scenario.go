@@ -12,9 +12,12 @@
 //   - Decide is deterministic: the same on equal states;
 //   - an answer shares no memory with the state;
 //   - every message and answer is the same after its codec;
+//   - every form in which an event is stored for older programs can be read;
 //   - the state is the same after a replay of the stored events, after its
 //     snapshot codec, and after a snapshot and the events behind it;
-//   - a rejected command leaves no trace.
+//   - a rejected command leaves no trace;
+//   - an event has the same effects (claims, timers) whenever it is asked, and is
+//     not changed by it.
 //
 // Two values are the same when they differ at most in nil and empty slices and
 // maps. Opaque values such as [time.Time] are asked by their Equal method.
@@ -39,13 +42,16 @@ type Scenario[S any] struct {
 	// snapshots[n] is the encoded state at version n; empty when the type takes
 	// no snapshots.
 	snapshots [][]byte
+	held      aggregate.Effects // claims and timers that the events lead to
+	sends     []aggregate.Send  // what was sent and not answered
 }
 
-// recorded is an event in its stored form, and as Evolve received it.
+// recorded is an event in its stored form, and as Evolve received it: as one, or
+// as the several that it was split into.
 type recorded struct {
 	name    string
 	payload []byte
-	live    any
+	live    []any
 }
 
 // For begins a scenario with an aggregate before its first event.
@@ -71,19 +77,20 @@ func (s *Scenario[S]) Given(events ...aggregate.Event[S]) *Scenario[S] {
 }
 
 // GivenStored lets an event happen that was stored in form version under its
-// name, as bytes of that time. Version 1 is the first form. Keep such bytes in
-// testdata for every form that was ever in use.
+// name, as bytes of that time. Version 1 is the first form. The name may be one of
+// today, or one that is retired or dropped. Keep such bytes in testdata for every
+// form that was ever in use.
 func (s *Scenario[S]) GivenStored(name string, version int, payload []byte) *Scenario[S] {
 	s.t.Helper()
 	stored := name
 	if version != 1 {
 		stored = fmt.Sprintf("%s/%d", name, version)
 	}
-	event, err := eventsourcing.DecodeEvent(s.def, stored, payload)
+	events, err := eventsourcing.DecodeEvents(nil, s.def, stored, payload)
 	if err != nil {
 		s.t.Fatalf("GivenStored(%q): %v", stored, err)
 	}
-	s.evolve(recorded{name: stored, payload: payload, live: event})
+	s.evolve(recorded{name: stored, payload: payload, live: events})
 	s.verify("after the stored event " + stored)
 	return s
 }
@@ -114,9 +121,15 @@ func (s *Scenario[S]) run(command aggregate.Command[S]) *Outcome[S] {
 	o := &Outcome[S]{scenario: s, command: show(command)}
 	decoded := s.codecKeeps(message, command)
 	var events []aggregate.Event[S]
-	events, o.err = s.decide(command, decoded)
+	if s.ended() {
+		o.err = aggregate.ErrEnded
+	} else {
+		events, o.err = s.decide(command, decoded)
+	}
 	for _, e := range events {
 		s.record(s.def.MessageOf(e), e)
+		s.add(&o.effects, s.def.MessageOf(e), e)
+		o.sends = append(o.sends, s.sendsOf(s.def.MessageOf(e), e)...)
 		o.events = append(o.events, e)
 	}
 	if diff := difference(command, decoded); diff != "" {
@@ -150,15 +163,22 @@ func (s *Scenario[S]) record(message *aggregate.Message, event any) {
 	if err != nil {
 		s.t.Fatalf("event %s: %v", show(event), err)
 	}
-	s.evolve(recorded{name: stored.Type, payload: stored.Payload, live: event})
+	s.evolve(recorded{name: stored.Type, payload: stored.Payload, live: []any{event}})
+	s.formsKeep(message, stored.Payload)
 }
 
 // evolve moves the live state on.
 func (s *Scenario[S]) evolve(r recorded) {
 	s.t.Helper()
-	s.guard("Evolve of "+show(r.live), func() { s.live.Evolve(r.live) })
+	for _, event := range r.live {
+		s.guard("Evolve of "+show(event), func() { s.live.Evolve(event) })
+	}
 	s.log = append(s.log, r)
-	s.snapshot("after " + show(r.live))
+	s.affect(r)
+	for _, event := range r.live {
+		s.sends = append(s.sends, s.sendsOf(s.def.MessageOf(event), event)...)
+	}
+	s.snapshot("after " + r.String())
 }
 
 func (s *Scenario[S]) snapshot(when string) {
@@ -171,6 +191,14 @@ func (s *Scenario[S]) snapshot(when string) {
 		s.t.Fatalf("the state %s cannot be encoded for a snapshot: %v", when, err)
 	}
 	s.snapshots = append(s.snapshots, b)
+}
+
+// String names the event as the domain knows it.
+func (r recorded) String() string {
+	if len(r.live) == 1 {
+		return show(r.live[0])
+	}
+	return "the stored event " + r.name
 }
 
 // message finds the schema entry of a value, or says why there is none.

@@ -51,7 +51,7 @@ func (d *driver) do(o *operation) result {
 	if o.isCommand() {
 		r.seq = d.nextSeq.Add(1)
 	}
-	if o.verb == verbAdd || o.verb == verbClaim {
+	if o.verb == verbAdd || o.verb == verbClaim || o.verb == verbOrder {
 		o.value = int64(r.seq)
 	}
 	stream := o.stream()

@@ -17,7 +17,7 @@ import (
 // Beside its state an aggregate remembers which activation it is, so that every
 // answer can say who gave it. That is not pure, and meant so: it is how the
 // harness looks inside, it is not stored, and no event depends on it.
-var aggregates = []aggregate.Any{registers, lists, accounts, names}
+var aggregates = []aggregate.Any{registers, lists, accounts, names, wallets, payments}
 
 // here is who this process is as a node; "" in others and between two
 // incarnations.

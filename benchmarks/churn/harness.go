@@ -197,6 +197,11 @@ func (h *harness) drive(ctx context.Context) (*findings, error) {
 	if err := h.clients.Call(ctx, "finish", nil, &found); err != nil {
 		return nil, fmt.Errorf("finish: %w", err)
 	}
+	book, err := h.settlePayments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	book.Check(&found.Report)
 	return &found, nil
 }
 

@@ -25,10 +25,12 @@ const (
 	verbGive
 	verbTake
 	verbClaim
+	verbOrder
 	verbRead
 	verbCount
 	verbBalance
 	verbHolder
+	verbContents
 )
 
 const firstQuery = verbRead
@@ -42,6 +44,8 @@ func (v verb) typeOf() string {
 		return lists.Name()
 	case verbClaim, verbHolder:
 		return names.Name()
+	case verbOrder, verbContents:
+		return wallets.Name()
 	}
 	return accounts.Name()
 }
@@ -90,6 +94,10 @@ func perform(ctx context.Context, gateway aggregate.Gateway, r *request) reply {
 		answer, receipt, err = aggregate.Do(ctx, accounts.Ref(gateway, r.ID), take{r.Value}, id)
 	case verbClaim:
 		answer, receipt, err = aggregate.Do(ctx, names.Ref(gateway, r.ID), claim{r.Value}, id)
+	case verbOrder:
+		answer, receipt, err = aggregate.Do(ctx, wallets.Ref(gateway, r.ID), orderOf(r.Value, time.Now()), id)
+	case verbContents:
+		answer, err = aggregate.Ask(ctx, wallets.Ref(gateway, r.ID), contents{}, aggregate.Into(&receipt))
 	case verbRead:
 		answer, err = aggregate.Ask(ctx, registers.Ref(gateway, r.ID), read{}, aggregate.Into(&receipt))
 	case verbCount:

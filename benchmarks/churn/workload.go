@@ -19,8 +19,9 @@ import (
 //	claim     several callers ask for one name
 //	hot       append, to lists chosen by Zipf's law: one of them takes most
 //	idle      wake one of many lists that are not in memory
+//	transfer  order payments between wallets, which a process manager carries out
 //	account   read mostly, with withdrawals that are often rejected; checked like register
-var defaultMix = map[string]int{"register": 25, "append": 15, "claim": 5, "hot": 25, "idle": 5, "account": 25}
+var defaultMix = map[string]int{"register": 25, "append": 15, "claim": 5, "hot": 25, "idle": 5, "account": 25, "transfer": 5}
 
 const (
 	// historySteps is how many calls a key gets before another takes its place:
@@ -91,6 +92,8 @@ func (w *workloads) next() (*operation, func(*result)) {
 		return w.step(w.accounts, &operation{verb: verb, value: 1 + w.rand.Int64N(10)})
 	case "claim":
 		return w.step(w.names, &operation{verb: w.choose(verbClaim, 90, verbHolder)})
+	case "transfer":
+		return &operation{verb: w.choose(verbOrder, 80, verbContents), id: walletID(w.rand.Int64N(walletCount))}, nil
 	case "hot":
 		return &operation{verb: w.choose(verbAdd, 80, verbCount), id: fmt.Sprint("h-", w.zipf.Uint64())}, nil
 	case "idle":

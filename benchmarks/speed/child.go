@@ -31,6 +31,8 @@ var roles = map[string]func(context.Context) (service, error){
 	"member": newMember,
 	"crowd":  newCrowd,
 	"branch": newBranch,
+	"victim": newVictim,
+	"viewer": newViewer,
 }
 
 // runChild is the main function of a child.

@@ -70,10 +70,18 @@ var groups = []group{
 	{"PostgreSQL, a flush takes 1 ms", []string{"postgres-hot-round-trip-1ms"}, (*bench).slowDisk},
 	{"PostgreSQL at 1,000 commands a second", []string{"postgres-latency-p50", "postgres-latency-p99"}, (*bench).latency},
 	{"rehydration", []string{"rehydration"}, (*bench).rehydration},
+	{"a node is killed, PostgreSQL", crashFigures(""), (*bench).crash},
+	{"a node is killed, SQLite", crashFigures("-sqlite"), (*bench).crashSQLite},
 	{"memory of idle aggregates", []string{"idle-memory", "idle-memory-busy"}, (*bench).idleMemory},
 	{"many aggregates on PostgreSQL", []string{"cost-scale"}, (*bench).scale},
 	{"many aggregates, memory store", []string{"cost-scale-memory"}, (*bench).scaleMemory},
 	{"several nodes on PostgreSQL", []string{"cost-nodes", "cost-nodes-any"}, (*bench).nodes},
+	{"replay of a table", figuresOf(replayKinds, "replay-table"), (*bench).replay},
+	{"views on three nodes, PostgreSQL", []string{"view-lag"}, (*bench).viewLag},
+	{"timers", figuresOf(timerKinds, "timers-fired"), (*bench).timers},
+	{"claims", figuresOf(claimKinds, "claims-cost", "claims-taken"), (*bench).claims},
+	{"sealed aggregates", figuresOf(sealKinds, "seal-cost", "seal-cost-cpu"), (*bench).seal},
+	{"process managers", figuresOf(hopKinds, "process-hop"), (*bench).hop},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -87,7 +95,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	pairs := flags.Int("pairs", 5, "samples of each contender, taken in turn")
 	dsn := flags.String("dsn", os.Getenv("INGRAIN_TEST_POSTGRES"),
 		"`DSN` of a PostgreSQL server where databases may be created; default $INGRAIN_TEST_POSTGRES, else a server is started")
-	many := flags.Int("aggregates", 1_000_000, "aggregates for cost-scale and cost-scale-memory, about 3 GB a million unless -resident bounds them")
+	many := flags.Int("aggregates", 1_000_000, "aggregates for cost-scale and cost-scale-memory, about 3 GB a million unless -resident bounds them; claims for claims-cost, and five for each event of replay-table")
 	resident := flags.Int("resident", 0, "bound on the aggregates in memory for cost-scale, as MaxResident sets it; 0 for all of them")
 	strict := flags.Bool("strict", false, "fail when a goal is missed")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`, and those of its children beside it")

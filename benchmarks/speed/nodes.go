@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/ingrain-go/ingrain/cluster"
 	"github.com/ingrain-go/ingrain/persistence"
 	pgstore "github.com/ingrain-go/ingrain/persistence/postgres"
 )
@@ -80,17 +81,23 @@ func (b *bench) nodes(ctx context.Context) (_ []*figure, err error) {
 type office struct {
 	dsn        string
 	aggregates int
+	capacity   float64 // commands a second, when views are measured
 	branches   []*child
 }
 
 func (b *bench) open(ctx context.Context, nodes int) (*office, error) {
+	return b.openAs(ctx, "branch", nodes)
+}
+
+// openAs does it with children in another role, which is that of a Branch and more.
+func (b *bench) openAs(ctx context.Context, role string, nodes int) (*office, error) {
 	dsn, err := b.database(ctx)
 	if err != nil {
 		return nil, err
 	}
 	o := &office{dsn: dsn, aggregates: concurrent * nodes}
 	for i := range nodes {
-		c, err := b.startChild(ctx, "branch", 10*nodes+i)
+		c, err := b.startChild(ctx, role, 10*nodes+i)
 		if err != nil {
 			return o, err
 		}
@@ -188,12 +195,14 @@ type Branch struct {
 func newBranch(ctx context.Context) (service, error) { return &Branch{ctx: ctx}, nil }
 
 // Open starts the node.
-func (b *Branch) Open(o Opening, _ *struct{}) (err error) {
+func (b *Branch) Open(o Opening, _ *struct{}) error { return b.start(o, nil) }
+
+func (b *Branch) start(o Opening, adjust func(*cluster.Config)) (err error) {
 	b.Opening = o
 	if b.store, err = pgstore.Open(b.ctx, pgstore.Config{DSN: o.DSN}); err != nil {
 		return err
 	}
-	b.path.node, err = startNode(b.ctx, b.store, nil)
+	b.path.node, err = startNode(b.ctx, b.store, adjust)
 	if err == nil {
 		b.path.booked = newBookings(b.path.node, 0, o.Aggregates)
 	}
@@ -229,12 +238,7 @@ func (b *Branch) Settle(nodes int, _ *struct{}) error {
 
 // Run sends commands for a while, to aggregates at random.
 func (b *Branch) Run(s Shift, m *Measured) error {
-	var choice []int
-	for i := range b.Aggregates {
-		if s.Anywhere || b.path.node.Owner(accountType, accountID(i)).Owner == b.path.node.ID() {
-			choice = append(choice, i)
-		}
-	}
+	choice := b.choice(s.Anywhere)
 	before := b.path.node.Stats()
 	taken, err := b.path.runAt(b.ctx, s.For, concurrent, bookOf(storedBytes), func(int) int { return choice[rand.IntN(len(choice))] })
 	if err != nil {
@@ -246,6 +250,16 @@ func (b *Branch) Run(s Shift, m *Measured) error {
 	}
 	*m = Measured{taken.n, taken.elapsed, taken.batch}
 	return nil
+}
+
+// choice are the aggregates that commands go to: those of this node, or all.
+func (b *Branch) choice(anywhere bool) (list []int) {
+	for i := range b.Aggregates {
+		if anywhere || b.path.node.Owner(accountType, accountID(i)).Owner == b.path.node.ID() {
+			list = append(list, i)
+		}
+	}
+	return list
 }
 
 // Used is the processor time of the child so far.

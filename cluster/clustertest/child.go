@@ -12,6 +12,8 @@ import (
 	"github.com/ingrain-go/ingrain/aggregate"
 	"github.com/ingrain-go/ingrain/cluster"
 	"github.com/ingrain-go/ingrain/cluster/clustertest/process"
+	"github.com/ingrain-go/ingrain/eventsourcing"
+	"github.com/ingrain-go/ingrain/persistence"
 	"github.com/ingrain-go/ingrain/persistence/postgres/postgrestest"
 )
 
@@ -19,6 +21,8 @@ import (
 type Program struct {
 	Name       string
 	Aggregates []aggregate.Any
+	// Projections are made anew by each child; nil for none.
+	Projections func(store persistence.Store) []eventsourcing.Projection
 	// Ops are what the parent can ask of the child's node, besides the ones that
 	// every child knows: "ready", "stats", "members", "partitions".
 	Ops map[string]Op
@@ -58,9 +62,19 @@ const stopPatience = 20 * time.Second
 // It also stops the PostgreSQL server that the tests may have started. It does
 // not return.
 func Main(m *testing.M, programs ...Program) {
+	if _, _, isChild := process.Role(); !isChild {
+		os.Exit(postgrestest.Main(m))
+	}
+	Serve(programs...)
+}
+
+// Serve is the main function of a binary that is only ever a child: see
+// [Spec.Binary]. It does not return.
+func Serve(programs ...Program) {
 	_, setup, isChild := process.Role()
 	if !isChild {
-		os.Exit(postgrestest.Main(m))
+		fmt.Fprintln(os.Stderr, "this program is a child process of a test")
+		os.Exit(2)
 	}
 	c := &child{orders: process.Listen()}
 	if err := c.run(setup, programs); err != nil {
@@ -99,6 +113,9 @@ func (c *child) run(setup json.RawMessage, programs []Program) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 	config := spec.Cluster.config()
 	config.Store, config.Aggregates = store, c.program.Aggregates
+	if c.program.Projections != nil {
+		config.Projections = c.program.Projections(store)
+	}
 	if c.node, err = cluster.Start(ctx, &config); err != nil {
 		return err
 	}

@@ -48,7 +48,11 @@ func TryLaunch(t testing.TB, name string, spec Spec) (*Process, error) {
 func launch(t testing.TB, name string, spec Spec) (*Process, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
-	child, err := process.Start(ctx, process.Spec{Name: name, Role: childRole, Setup: spec, Args: []string{"-test.run=^$"}})
+	start := process.Spec{Name: name, Role: childRole, Setup: spec, Program: spec.Binary}
+	if spec.Binary == "" {
+		start.Args = []string{"-test.run=^$"}
+	}
+	child, err := process.Start(ctx, start)
 	if err != nil {
 		return nil, err
 	}

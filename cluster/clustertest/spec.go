@@ -53,6 +53,8 @@ func (s Store) Open(ctx context.Context) (persistence.Store, error) {
 // cluster.Config differs from the default.
 type Spec struct {
 	Program string
+	// Binary is the file to run, one that calls [Serve]. Default the test's own.
+	Binary  string
 	Store   Store
 	Cluster Settings
 }

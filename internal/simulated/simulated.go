@@ -37,6 +37,17 @@ type Rules struct {
 	// EpochBump: an owner that does not know the outcome of an append fences itself
 	// off before it looks.
 	EpochBump bool
+	// TimerCheck: a timer that was cancelled or replaced after it was fired, and
+	// before its command is executed, is passed over.
+	TimerCheck bool
+	// TimerCancel: the commit of a timer's command cancels the timer (I10).
+	TimerCancel bool
+	// Outcomes: what becomes of a command that an event caused is kept, also when it
+	// does nothing (I5, I10).
+	Outcomes bool
+	// TimerReload: after a commit that changes timers has failed, the store is asked
+	// which there are.
+	TimerReload bool
 }
 
 // Locks are held by the living and can be taken from the dead.

@@ -3,6 +3,7 @@ package memory
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -111,6 +112,9 @@ func (d *data) commit(fences []*persistence.Fence, c *persistence.Commit) (persi
 	}
 	if err := c.Validate(fence, len(d.partitions)); err != nil {
 		return 0, err
+	}
+	if len(c.Statements) > 0 {
+		return 0, &persistence.StatementError{Err: errors.New("the memory store runs no SQL")}
 	}
 	p := &d.partitions[c.Partition]
 	if p.refusal != nil {

@@ -1,7 +1,9 @@
 package memory
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -35,6 +37,29 @@ func (t *claims) exchange(c *persistence.Commit) error {
 		t.holders[claim] = persistence.Stream{Type: strings.Clone(c.Stream.Type), ID: strings.Clone(c.Stream.ID)}
 	}
 	return nil
+}
+
+// Claims lists who holds what, ascending by namespace and key.
+func (s *Store) Claims(ctx context.Context, after persistence.Claim, limit int) ([]persistence.HeldClaim, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.life.RUnlock()
+	t := &s.data.claims
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var held []persistence.HeldClaim
+	for claim, holder := range t.holders {
+		if compareClaims(claim, after) > 0 {
+			held = append(held, persistence.HeldClaim{Claim: claim, Holder: holder})
+		}
+	}
+	slices.SortFunc(held, func(a, b persistence.HeldClaim) int { return compareClaims(a.Claim, b.Claim) })
+	return held[:min(max(limit, 0), len(held))], nil
+}
+
+func compareClaims(a, b persistence.Claim) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Key, b.Key))
 }
 
 // FindClaim returns the stream that holds a unique value.

@@ -85,7 +85,7 @@ func (s *Store) Read(ctx context.Context, name persistence.Stream, after persist
 }
 
 // ReadMany returns the newest snapshot and the events after it for every
-// stream.
+// stream, or all events if the snapshot is not of this log.
 func (s *Store) ReadMany(ctx context.Context, names []persistence.Stream, limit int) ([]persistence.History, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
@@ -108,9 +108,13 @@ func (p *partition) history(id persistence.Partition, name persistence.Stream, l
 	}
 	var h persistence.History
 	var after persistence.Version
-	if st.snapshot != nil {
+	switch {
+	case p.log.holds(st, st.snapshot):
 		h.Snapshot = cloneSnapshot(st.snapshot)
 		after = st.snapshot.Version
+		h.Anchor = st.offsets[after-1]
+	case st.snapshot != nil:
+		h.Foreign = st.snapshot.Version
 	}
 	h.Events = p.log.events(id, st, after, limit)
 	h.More = after+persistence.Version(len(h.Events)) < st.version()

@@ -10,7 +10,7 @@ import (
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
-// SaveSnapshots keeps the newest snapshot of each stream.
+// SaveSnapshots keeps the newest snapshot of each stream that is of its log.
 func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snapshot) error {
 	if err := s.enter(ctx); err != nil {
 		return err
@@ -31,15 +31,22 @@ func (p *partition) keep(snapshot *persistence.Snapshot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := p.streams[snapshot.Stream]
-	if st == nil {
-		st = p.addStream(snapshot.Stream)
-	}
-	if st.snapshot != nil && st.snapshot.Version >= snapshot.Version {
+	if !p.log.holds(st, snapshot) || p.log.holds(st, st.snapshot) && st.snapshot.Version >= snapshot.Version {
 		return
 	}
 	st.snapshot = cloneSnapshot(snapshot)
 	st.snapshot.Stream = st.name
 	st.snapshot.At = microseconds(snapshot.At)
+	st.snapshot.Last.At = microseconds(snapshot.Last.At)
+}
+
+// holds reports whether a snapshot's last event is in the log.
+func (l *log) holds(st *stream, snapshot *persistence.Snapshot) bool {
+	if snapshot == nil || snapshot.Version < 1 || snapshot.Version > st.version() {
+		return false
+	}
+	r := l.at(st.offsets[snapshot.Version-1])
+	return r.command == snapshot.Last.Command && r.at.Equal(microseconds(snapshot.Last.At))
 }
 
 func cloneSnapshot(s *persistence.Snapshot) *persistence.Snapshot {

@@ -50,7 +50,12 @@ type data struct {
 
 	membership membership
 	claims     claims
+	keys       keys
+	source     string // of an import; guarded by the membership's lock
 
+	// checkpoints' lock guards the projections too. It is taken below those of
+	// partitions.
+	projections projections
 	checkpoints struct {
 		sync.Mutex
 		cursors map[string]map[persistence.Partition]persistence.Offset

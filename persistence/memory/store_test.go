@@ -26,7 +26,47 @@ func TestContract(t *testing.T) {
 		Again: func(t *testing.T, s persistence.Store) persistence.Store {
 			return closed(t, s.(*memory.Store).Reopen())
 		},
+		SetBack: func(t *testing.T, s persistence.Store, p persistence.Partition, head persistence.Offset) {
+			require.NoError(t, s.(*memory.Store).SetBack(p, head))
+		},
 	})
+}
+
+// TestLogIsSetBackAndGrowsAgain goes back to every place in a piece of the log.
+func TestLogIsSetBackAndGrowsAgain(t *testing.T) {
+	a, ctx := newAppender(t), t.Context()
+	for range 2 * len(a.streams) {
+		require.NoError(t, a.append(ctx))
+	}
+	fence := &a.fences[3]
+	full := fence.Head
+	for head := full - 600; head <= full; head += 100 {
+		require.NoError(t, a.store.SetBack(3, head))
+		require.NoError(t, a.store.SetBack(3, full), "a log does not grow by it")
+		events, err := a.store.Tail(ctx, []persistence.Cursor{{Partition: 3, After: head - 1}}, 10)
+		require.NoError(t, err)
+		require.Len(t, events, 1)
+		fence.Head = head
+		a.versions = make([]persistence.Version, len(a.streams))
+		for i, s := range a.streams {
+			if persistence.PartitionOf(s, memory.DefaultPartitions) == 3 {
+				events, err := a.store.Read(ctx, s, 0, 1000)
+				require.NoError(t, err)
+				a.versions[i] = persistence.Version(len(events))
+			}
+		}
+		for a.next = 0; fence.Head < full; a.next++ {
+			if i := a.next % len(a.streams); persistence.PartitionOf(a.streams[i], memory.DefaultPartitions) == 3 {
+				require.NoError(t, a.append(ctx))
+				a.next--
+			}
+		}
+	}
+	require.Error(t, a.store.SetBack(-1, 0))
+	require.NoError(t, a.store.SetBack(3, 0))
+	events, err := a.store.Tail(ctx, []persistence.Cursor{{Partition: 3}}, 10)
+	require.NoError(t, err)
+	require.Empty(t, events)
 }
 
 func TestPartitionCountIsChecked(t *testing.T) {

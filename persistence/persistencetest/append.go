@@ -157,7 +157,7 @@ func testFailedCommitLeavesNothing(t *testing.T, h Harness) {
 	s, o := openOwned(t, h, 1)
 	x, y := streamIn(0, 1, 0), streamIn(0, 1, 1)
 	taken, held, free := claimOf("taken"), claimOf("held"), claimOf("free")
-	old := persistence.Timer{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x, Payload: []byte("old")}
+	old := timerOf(x, "old", noon)
 	of := commit(y, 0, "y")
 	of.Claims = []persistence.Claim{taken}
 	setup := commit(x, 0, "x")
@@ -168,7 +168,7 @@ func testFailedCommitLeavesNothing(t *testing.T, h Harness) {
 		c := commit(x, expected, "a", "b", "c")
 		c.Claims = claims
 		c.Releases = []persistence.Claim{held}
-		c.Timers = []persistence.Timer{{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x}}
+		c.Timers = []persistence.Timer{timerOf(x, "new", noon)}
 		c.Cancels = []persistence.TimerKey{old.TimerKey}
 		return c
 	}
@@ -209,7 +209,7 @@ func testCommitWithoutEvents(t *testing.T, h Harness) {
 	x := streamIn(1, 2, 0)
 	fresh := commit(x, 0)
 	fresh.Claims = []persistence.Claim{claimOf("fresh")}
-	fresh.Timers = []persistence.Timer{{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x}}
+	fresh.Timers = []persistence.Timer{timerOf(x, "fresh", noon)}
 	written := commit(x, 0, "event")
 	again := commit(x, 1)
 	again.Claims = []persistence.Claim{claimOf("again")}
@@ -252,10 +252,22 @@ func testMalformedCommitFailsAlone(t *testing.T, h Harness) {
 	const n = 2
 	s, o := openOwned(t, h, n)
 	long := func(n int) string { return strings.Repeat("x", n+1) }
-	timer := func(stream persistence.Stream, p persistence.Partition) []persistence.Timer {
-		return []persistence.Timer{{TimerKey: persistence.TimerKey{Partition: p, Due: noon, ID: newCommand()}, Stream: stream}}
-	}
 	x := streamIn(0, n, 0)
+	timer := func(spoil func(*persistence.Timer)) func(*persistence.Batch, *persistence.Commit) {
+		return func(_ *persistence.Batch, c *persistence.Commit) {
+			c.Timers = []persistence.Timer{timerOf(x, "timer", noon)}
+			spoil(&c.Timers[0])
+		}
+	}
+	cancel := func(key persistence.TimerKey) func(*persistence.Batch, *persistence.Commit) {
+		return func(_ *persistence.Batch, c *persistence.Commit) { c.Cancels = []persistence.TimerKey{key} }
+	}
+	claim := func(claim persistence.Claim) func(*persistence.Batch, *persistence.Commit) {
+		return func(_ *persistence.Batch, c *persistence.Commit) { c.Claims = []persistence.Claim{claim} }
+	}
+	statement := func(sql string) func(*persistence.Batch, *persistence.Commit) {
+		return func(_ *persistence.Batch, c *persistence.Commit) { c.Statements = []persistence.Statement{{SQL: sql}} }
+	}
 	var written []*persistence.Commit
 	for what, spoil := range map[string]func(b *persistence.Batch, c *persistence.Commit){
 		"no fence for the partition":      func(b *persistence.Batch, _ *persistence.Commit) { b.Fences = b.Fences[1:] },
@@ -263,12 +275,21 @@ func testMalformedCommitFailsAlone(t *testing.T, h Harness) {
 		"partition of another stream":     func(_ *persistence.Batch, c *persistence.Commit) { c.Partition = 1 },
 		"partition out of range":          func(b *persistence.Batch, c *persistence.Commit) { b.Fences[0].Partition, c.Partition = n, n },
 		"partition below zero":            func(b *persistence.Batch, c *persistence.Commit) { b.Fences[0].Partition, c.Partition = -1, -1 },
-		"timer in another partition":      func(_ *persistence.Batch, c *persistence.Commit) { c.Timers = timer(x, 1) },
-		"timer for a stream without name": func(_ *persistence.Batch, c *persistence.Commit) { c.Timers = timer(persistence.Stream{}, 0) },
-		"cancels in another partition": func(_ *persistence.Batch, c *persistence.Commit) {
-			c.Cancels = []persistence.TimerKey{timer(x, 1)[0].TimerKey}
-		},
-		"event type too long": func(_ *persistence.Batch, c *persistence.Commit) { c.Events[0].Type = long(persistence.MaxTypeBytes) },
+		"timer in another partition":      timer(func(t *persistence.Timer) { t.Partition = 1 }),
+		"timer for a stream without name": timer(func(t *persistence.Timer) { t.Stream = persistence.Stream{} }),
+		"timer for another stream":        timer(func(t *persistence.Timer) { t.Stream = streamIn(0, n, 1) }),
+		"timer without name":              timer(func(t *persistence.Timer) { t.Name = "" }),
+		"timer with a long name":          timer(func(t *persistence.Timer) { t.Name = long(persistence.MaxTimerBytes) }),
+		"timer with NUL":                  timer(func(t *persistence.Timer) { t.Name = "a\x00b" }),
+		"timer in year 10000":             timer(func(t *persistence.Timer) { t.Due = noon.AddDate(8000, 0, 0) }),
+		"cancels of another stream":       cancel(persistence.TimerKey{Stream: streamIn(0, n, 1), Name: "timer"}),
+		"cancels nothing":                 cancel(persistence.TimerKey{Stream: x}),
+		"claim without namespace":         claim(persistence.Claim{Key: "x"}),
+		"claim that is too long":          claim(persistence.Claim{Namespace: "name", Key: long(persistence.MaxClaimBytes)}),
+		"claim that is no text":           claim(persistence.Claim{Namespace: "name", Key: "a\xff"}),
+		"statement that ends the others":  statement("commit"),
+		"statement of nothing":            statement(""),
+		"event type too long":             func(_ *persistence.Batch, c *persistence.Commit) { c.Events[0].Type = long(persistence.MaxTypeBytes) },
 	} {
 		c, neighbour := commit(x, 0, "x"), commit(streamIn(1, n, len(written)), 0, "neighbour")
 		b := o.batch(c, neighbour)

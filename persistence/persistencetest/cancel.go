@@ -44,6 +44,10 @@ func calls(o *owner, c *persistence.Commit) map[string]func(ctx context.Context,
 			_, _, err := s.FindClaim(ctx, claimOf("x"))
 			return err
 		},
+		"Claims": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.Claims(ctx, persistence.Claim{}, 1)
+			return err
+		},
 		"SaveSnapshots": func(ctx context.Context, s persistence.Store) error {
 			return s.SaveSnapshots(ctx, []persistence.Snapshot{{Stream: stream, Version: 1, At: noon}})
 		},
@@ -60,6 +64,44 @@ func calls(o *owner, c *persistence.Commit) map[string]func(ctx context.Context,
 		},
 		"SaveCheckpoints": func(ctx context.Context, s persistence.Store) error {
 			return s.SaveCheckpoints(ctx, "p", []persistence.Cursor{{After: 1}})
+		},
+		"Advance": func(ctx context.Context, s persistence.Store) error {
+			return s.Advance(ctx, persistence.Step{Projection: "p"}, nil)
+		},
+		"DeadLetters": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.DeadLetters(ctx, "p", persistence.DeadLetterKey{}, 1)
+			return err
+		},
+		"ProjectionNames": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.ProjectionNames(ctx)
+			return err
+		},
+		"DeleteProjection": func(ctx context.Context, s persistence.Store) error { return s.DeleteProjection(ctx, "p") },
+		"Heads": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.Heads(ctx)
+			return err
+		},
+		"Streams": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.Streams(ctx, 0, 0, 1)
+			return err
+		},
+		"Import": func(ctx context.Context, s persistence.Store) error { return s.Import(ctx, "source", nil) },
+		"Erase": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.Erase(ctx, o.node, *o.fences[c.Partition], c.Stream)
+			return err
+		},
+		"FindKeys": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.FindKeys(ctx, []string{"s"})
+			return err
+		},
+		"PutKey": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.PutKey(ctx, persistence.Key{Subject: "s", Secret: []byte("s"), At: noon}, false)
+			return err
+		},
+		"DeleteKey": func(ctx context.Context, s persistence.Store) error { return s.DeleteKey(ctx, "s", noon) },
+		"ListKeys": func(ctx context.Context, s persistence.Store) error {
+			_, err := s.ListKeys(ctx, "", 1)
+			return err
 		},
 		"DeleteCheckpoints": func(ctx context.Context, s persistence.Store) error { return s.DeleteCheckpoints(ctx, "p") },
 		"Join": func(ctx context.Context, s persistence.Store) error {
@@ -95,8 +137,9 @@ func calls(o *owner, c *persistence.Commit) map[string]func(ctx context.Context,
 func testCancelledCallDoesNothing(t *testing.T, h Harness) {
 	s, o := openOwned(t, h, 1)
 	x := streamIn(0, 1, 0)
-	o.must(commit(x, 0, "x"))
-	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{{Stream: x, Version: 1, At: noon, Payload: []byte("s")}}))
+	c := commit(x, 0, "x")
+	o.must(c)
+	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshotAt(c, 1, "s")}))
 	require.NoError(t, s.SaveCheckpoints(t.Context(), "p", []persistence.Cursor{{After: 7}}))
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -195,9 +238,7 @@ func wholeCommits(n, round int) []*persistence.Commit {
 		x := streamIn(persistence.Partition(i%n), n, 3*round+i/n)
 		c := commit(x, 0, "1", "2", "3")
 		c.Claims = []persistence.Claim{claimOf(x.ID + "-a"), claimOf(x.ID + "-b")}
-		for range 2 {
-			c.Timers = append(c.Timers, persistence.Timer{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x})
-		}
+		c.Timers = append(c.Timers, timerOf(x, "one", noon), timerOf(x, "other", noon))
 		commits = append(commits, c)
 	}
 	return commits

@@ -19,6 +19,7 @@ var claimCases = []testCase{
 	{"TestReleasesComeBeforeClaimsInACommit", testReleasesComeBeforeClaims},
 	{"TestNamespacesAreApart", testNamespacesAreApart},
 	{"TestConcurrentClaimsHaveOneWinner", testConcurrentClaimsHaveOneWinner},
+	{"TestClaimsAreListedWithTheirHolders", testClaimsAreListed},
 }
 
 func claimOf(key string) persistence.Claim { return persistence.Claim{Namespace: "name", Key: key} }
@@ -169,6 +170,42 @@ func testNamespacesAreApart(t *testing.T, h Harness) {
 			requireHolder(t, s, claim, &c.Stream)
 		}
 	}
+}
+
+func testClaimsAreListed(t *testing.T, h Harness) {
+	s, o := openOwned(t, h, 2)
+	x, y := streamIn(0, 2, 0), streamIn(1, 2, 0)
+	a, b := commit(x, 0, "x"), commit(y, 0, "y")
+	a.Claims = []persistence.Claim{{Namespace: "b", Key: "B"}, {Namespace: "a", Key: "z"}, {Namespace: "b", Key: "é"}, {Namespace: "gone", Key: "g"}}
+	b.Claims = []persistence.Claim{{Namespace: "b", Key: "a"}, {Namespace: "a/b", Key: ""}, {Namespace: "B", Key: "b"}}
+	o.must(a, b)
+	gone := commit(x, 1)
+	gone.Releases = a.Claims[3:]
+	o.must(gone)
+	want := []persistence.HeldClaim{
+		{Claim: b.Claims[2], Holder: y}, {Claim: a.Claims[1], Holder: x}, {Claim: b.Claims[1], Holder: y},
+		{Claim: a.Claims[0], Holder: x}, {Claim: b.Claims[0], Holder: y}, {Claim: a.Claims[2], Holder: x},
+	}
+	for _, store := range []persistence.Store{s, h.Again(t, s)} {
+		for _, page := range []int{1, 2, 5, 100} {
+			var got []persistence.HeldClaim
+			var after persistence.Claim
+			for {
+				held, err := store.Claims(t.Context(), after, page)
+				require.NoError(t, err)
+				require.LessOrEqual(t, len(held), page)
+				if len(held) == 0 {
+					break
+				}
+				got = append(got, held...)
+				after = held[len(held)-1].Claim
+			}
+			require.Equal(t, want, got)
+		}
+	}
+	none, err := s.Claims(t.Context(), persistence.Claim{}, 0)
+	require.NoError(t, err)
+	require.Empty(t, none)
 }
 
 // testConcurrentClaimsHaveOneWinner races streams of different partitions, on

@@ -268,7 +268,7 @@ func cloneBatch(b *persistence.Batch) *persistence.Batch {
 			to.Events[i].Payload = slices.Clone(to.Events[i].Payload)
 		}
 		to.Claims, to.Releases = slices.Clone(from.Claims), slices.Clone(from.Releases)
-		to.Cancels = slices.Clone(from.Cancels)
+		to.Cancels, to.Statements = slices.Clone(from.Cancels), slices.Clone(from.Statements)
 		to.Timers = slices.Clone(from.Timers)
 		for i := range to.Timers {
 			to.Timers[i].Payload = slices.Clone(to.Timers[i].Payload)

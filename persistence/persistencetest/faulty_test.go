@@ -23,6 +23,9 @@ var faultyMemory = Harness{
 	Again: func(t *testing.T, s persistence.Store) persistence.Store {
 		return closing(t, WithFaults(s.(*Faulty).Unwrap().(*memory.Store).Reopen()))
 	},
+	SetBack: func(t *testing.T, s persistence.Store, p persistence.Partition, head persistence.Offset) {
+		require.NoError(t, s.(*Faulty).Unwrap().(*memory.Store).SetBack(p, head))
+	},
 }
 
 func closing(t *testing.T, f *Faulty) *Faulty {

@@ -42,6 +42,13 @@ func (f *Faulty) FindClaim(ctx context.Context, claim persistence.Claim) (persis
 	})
 }
 
+// Claims implements persistence.Log.
+func (f *Faulty) Claims(ctx context.Context, after persistence.Claim, limit int) ([]persistence.HeldClaim, error) {
+	return call(ctx, f, Call{Method: "Claims"}, func() ([]persistence.HeldClaim, error) {
+		return f.next.Claims(ctx, after, limit)
+	})
+}
+
 // SaveSnapshots implements persistence.Snapshots.
 func (f *Faulty) SaveSnapshots(ctx context.Context, snapshots []persistence.Snapshot) error {
 	return f.do(ctx, Call{Method: "SaveSnapshots"}, func() error { return f.next.SaveSnapshots(ctx, snapshots) })

@@ -116,9 +116,6 @@ func (o *owner) batch(commits ...*persistence.Commit) *persistence.Batch {
 		for i := range c.Timers {
 			c.Timers[i].Partition = c.Partition
 		}
-		for i := range c.Cancels {
-			c.Cancels[i].Partition = c.Partition
-		}
 		fence := o.fences[c.Partition]
 		if fence == nil {
 			fence = &persistence.Fence{Partition: c.Partition}

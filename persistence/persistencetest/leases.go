@@ -15,6 +15,7 @@ var leaseCases = []testCase{
 	{"TestClaimComparesTheEpoch", testClaimComparesTheEpoch},
 	{"TestClaimByANonMemberIsRefused", testClaimByANonMemberIsRefused},
 	{"TestConcurrentClaimersHaveOneWinner", testConcurrentClaimersHaveOneWinner},
+	{"TestNodeThatLeavesKeepsNothingItClaimsMeanwhile", testNodeThatLeavesKeepsNothing},
 	{"TestReleaseGivesUp", testReleaseGivesUp},
 	{"TestReleaseHandsOver", testReleaseHandsOver},
 	{"TestReleaseToANonMemberIsRefused", testReleaseToANonMemberIsRefused},
@@ -62,6 +63,49 @@ func testClaimByANonMemberIsRefused(t *testing.T, h Harness) {
 		require.ErrorIs(t, err, persistence.ErrNotMember, "%q", id)
 	}
 	require.Equal(t, persistence.Ownership{}, ownership(t, s, 0))
+}
+
+// testNodeThatLeavesKeepsNothing has a node leave while claims of its own are
+// under way: each is refused, or comes first and is released with the rest, so
+// that no successor has to wait for the lease of a node that is gone. // I8
+func testNodeThatLeavesKeepsNothing(t *testing.T, h Harness) {
+	const claimers, each, rounds = 4, 8, 10
+	const n = claimers * each
+	s := h.Open(t, n)
+	other := h.Again(t, s)
+	seen := make([]persistence.Epoch, n)
+	for round := range rounds {
+		node := join(t, s, persistence.NodeID(fmt.Sprint(round))).node
+		errs := make([]error, n)
+		claimed := make(chan struct{}, n)
+		var group sync.WaitGroup
+		for i := range claimers {
+			group.Go(func() {
+				for p := i; p < n; p += claimers {
+					_, errs[p] = s.Claim(t.Context(), persistence.Partition(p), seen[p], node)
+					claimed <- struct{}{}
+				}
+			})
+		}
+		for range 2 * round { // so that the claims are at different places
+			<-claimed
+		}
+		leaving := other.Leave(t.Context(), node)
+		group.Wait()
+		require.NoError(t, leaving)
+		v, err := s.View(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, v.Dead, "round %d", round)
+		for p, err := range errs {
+			if err == nil {
+				seen[p] += 2
+			} else {
+				require.ErrorIs(t, err, persistence.ErrNotMember)
+			}
+			want := persistence.Ownership{Partition: persistence.Partition(p), Epoch: seen[p], Released: seen[p] > 0}
+			require.Equal(t, want, v.Partitions[p], "round %d", round)
+		}
+	}
 }
 
 func testConcurrentClaimersHaveOneWinner(t *testing.T, h Harness) {

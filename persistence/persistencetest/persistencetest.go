@@ -22,6 +22,13 @@ type Harness struct {
 	// closed by t.Cleanup.
 	Again func(t *testing.T, s persistence.Store) persistence.Store
 
+	// SetBack takes the events behind head from the log of one partition, past the
+	// contract, and leaves all else as it is, snapshots included. It stands for a
+	// database that is restored to an earlier moment under running nodes, which
+	// go on to write what they remember. It is called from the test's own
+	// goroutine, while nothing else is done to the data.
+	SetBack func(t *testing.T, s persistence.Store, p persistence.Partition, head persistence.Offset)
+
 	// Copy copies the data of s, which is open, to another place as an operator
 	// would, opens the copy, and has it closed by t.Cleanup. It is nil for a store
 	// whose data cannot be copied; then nothing is asked of copies.
@@ -62,7 +69,11 @@ var groups = []struct {
 	{name: "Tail", cases: tailCases},
 	{name: "Claims", cases: claimCases},
 	{name: "Timers", cases: timerCases},
+	{name: "Statements", cases: statementCases},
 	{name: "Snapshots", cases: snapshotCases},
+	{name: "SetBack", cases: setBackCases},
+	{name: "Steps", cases: stepCases},
+	{name: "Property", cases: propertyCases},
 	{name: "Nodes", cases: nodeCases},
 	{name: "View", cases: viewCases},
 	{name: "Leases", cases: leaseCases},

@@ -65,9 +65,9 @@ func testUnknownStreamIsEmpty(t *testing.T, h Harness) {
 func testNameThatNoStreamHas(t *testing.T, h Harness) {
 	s, o := openOwned(t, h, 1)
 	x := persistence.Stream{Type: "account", ID: "a/b"}
-	c := commit(x, 0, "x")
+	c := commit(x, 0, "x", "y")
 	o.must(c)
-	snapshot := persistence.Snapshot{Stream: x, Version: 1, At: noon, Payload: []byte("x")}
+	snapshot := snapshotAt(c, 1, "x")
 	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshot}))
 	for _, alias := range []persistence.Stream{{Type: "account/a", ID: "b"}, {Type: "account"}, {ID: "account/a/b"}, {}} {
 		events, err := s.Read(t.Context(), alias, 0, 10)
@@ -82,8 +82,8 @@ func testNameThatNoStreamHas(t *testing.T, h Harness) {
 		require.NoError(t, err)
 		require.False(t, found, alias)
 
-		newer := persistence.Snapshot{Stream: x, Version: 2, At: noon, Payload: []byte("kept with one that is not")}
-		wrong := persistence.Snapshot{Stream: alias, Version: 3, At: noon, Payload: []byte("wrong")}
+		newer, wrong := snapshotAt(c, 2, "kept with one that is not"), snapshotAt(c, 2, "wrong")
+		wrong.Stream = alias
 		require.Error(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{newer, wrong}), alias)
 		require.NoError(t, s.DeleteSnapshots(t.Context(), []persistence.Stream{alias}))
 		requireSnapshot(t, snapshot, snapshotOf(t, s, x))
@@ -150,13 +150,10 @@ func testReadManyKeepsTheOrderOfItsArgument(t *testing.T, h Harness) {
 func testReadManyStartsAtTheSnapshot(t *testing.T, h Harness) {
 	s, o := openOwned(t, h, 2)
 	bare, behind, level := streamIn(0, 2, 0), streamIn(0, 2, 1), streamIn(1, 2, 0)
-	for _, x := range []persistence.Stream{bare, behind, level} {
-		o.must(commit(x, 0, "1", "2", "3", "4", "5"))
-	}
-	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{
-		{Stream: behind, Version: 2, At: noon, Payload: []byte("two")},
-		{Stream: level, Version: 5, At: noon, Payload: []byte("five")},
-	}))
+	ofBehind, ofLevel := commit(behind, 0, "1", "2", "3", "4", "5"), commit(level, 0, "1", "2", "3", "4", "5")
+	o.must(commit(bare, 0, "1", "2", "3", "4", "5"), ofBehind, ofLevel)
+	two, five := snapshotAt(ofBehind, 2, "two"), snapshotAt(ofLevel, 5, "five")
+	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{two, five}))
 	names := []persistence.Stream{level, bare, behind}
 	for limit, want := range map[int][3]struct {
 		first, last persistence.Version
@@ -181,8 +178,8 @@ func testReadManyStartsAtTheSnapshot(t *testing.T, h Harness) {
 			requireEvents(t, all[w.first-1:w.last], histories[i].Events)
 		}
 		require.Nil(t, histories[1].Snapshot)
-		requireSnapshot(t, persistence.Snapshot{Stream: level, Version: 5, At: noon, Payload: []byte("five")}, histories[0].Snapshot)
-		requireSnapshot(t, persistence.Snapshot{Stream: behind, Version: 2, At: noon, Payload: []byte("two")}, histories[2].Snapshot)
+		requireSnapshot(t, five, histories[0].Snapshot)
+		requireSnapshot(t, two, histories[2].Snapshot)
 	}
 }
 

@@ -43,9 +43,10 @@ func testReopenKeepsEverything(t *testing.T, h Harness) {
 	x, y := streamIn(0, n, 0), streamIn(1, n, 0)
 	a, b := commit(x, 0, "1", "2"), commit(y, 0, "1")
 	a.Metadata, a.Claims = []byte("m"), []persistence.Claim{claimOf("ada")}
-	b.Timers = []persistence.Timer{{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: y, Payload: []byte("t")}}
+	b.Timers = []persistence.Timer{timerOf(y, "t", noon)}
 	o.must(a, b)
-	snapshot := persistence.Snapshot{Stream: x, Version: 1, Schema: 2, At: noon, Payload: []byte("s")}
+	snapshot := snapshotAt(a, 1, "s")
+	snapshot.Schema = 2
 	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshot}))
 	require.NoError(t, s.SaveCheckpoints(t.Context(), "books", []persistence.Cursor{{Partition: 1, After: 1}}))
 	meta := s.Meta()

@@ -3,6 +3,7 @@ package persistencetest
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,8 +27,17 @@ func requireSnapshot(t *testing.T, want persistence.Snapshot, got *persistence.S
 	g := *got
 	require.True(t, want.At.Equal(g.At), "at %s, want %s", g.At, want.At)
 	require.True(t, bytes.Equal(want.Payload, g.Payload), "payload %.80q, want %.80q", g.Payload, want.Payload)
+	require.True(t, want.Last.At.Truncate(time.Microsecond).Equal(g.Last.At), "last event of %s, want %s", g.Last.At, want.Last.At)
 	want.At, want.Payload, g.At, g.Payload = time.Time{}, nil, time.Time{}, nil
+	want.Last.At, g.Last.At = time.Time{}, time.Time{}
 	require.Equal(t, want, g)
+}
+
+// snapshotAt is a snapshot of a commit's stream at one of the commit's versions.
+func snapshotAt(c *persistence.Commit, version persistence.Version, payload string) persistence.Snapshot {
+	return persistence.Snapshot{
+		Stream: c.Stream, Version: version, Last: persistence.Cause{Command: c.Command, At: c.At}, At: noon, Payload: []byte(payload),
+	}
 }
 
 func snapshotOf(t *testing.T, s persistence.Store, x persistence.Stream) *persistence.Snapshot {
@@ -41,34 +51,38 @@ func snapshotOf(t *testing.T, s persistence.Store, x persistence.Stream) *persis
 func testNewestSnapshotWins(t *testing.T, h Harness) {
 	s, o := openOwned(t, h, 2)
 	x, y := streamIn(0, 2, 0), streamIn(1, 2, 0)
-	o.must(commit(x, 0, "1", "2", "3", "4", "5"), commit(y, 0, "1", "2"))
+	five, two := commit(x, 0, "1", "2", "3", "4", "5"), commit(y, 0, "1", "2")
+	five.At = noon.Add(999 * time.Nanosecond) // which no store keeps
+	o.must(five, two)
 	save := func(snapshots ...persistence.Snapshot) {
 		t.Helper()
 		require.NoError(t, s.SaveSnapshots(t.Context(), snapshots))
 	}
-	third := persistence.Snapshot{Stream: x, Version: 3, Schema: 7, At: noon, Payload: []byte("three")}
-	ofY := persistence.Snapshot{Stream: y, Version: 2, At: noon.Add(time.Second), Payload: []byte{0, 255}}
+	third, ofY := snapshotAt(five, 3, "three"), snapshotAt(two, 2, "\x00\xff")
+	third.Schema, ofY.At = 7, noon.Add(time.Second)
 	save(third, ofY)
 	requireSnapshot(t, third, snapshotOf(t, s, x))
 	requireSnapshot(t, ofY, snapshotOf(t, s, y))
 
-	save(persistence.Snapshot{Stream: x, Version: 2, Schema: 9, At: noon, Payload: []byte("older")})
+	save(snapshotAt(five, 2, "older"))
 	requireSnapshot(t, third, snapshotOf(t, s, x))
-	save(persistence.Snapshot{Stream: x, Version: 3, Schema: 9, At: noon, Payload: []byte("same version")})
+	save(snapshotAt(five, 3, "same version"))
 	requireSnapshot(t, third, snapshotOf(t, s, x))
 
 	// One older among newer ones does not spoil them, nor the other way round.
-	fifth := persistence.Snapshot{Stream: x, Version: 5, Schema: 8, At: noon, Payload: bytes.Repeat([]byte("five"), 10_000)}
-	save(persistence.Snapshot{Stream: y, Version: 1, At: noon, Payload: []byte("older")}, fifth)
+	fifth := snapshotAt(five, 5, strings.Repeat("five", 10_000))
+	fifth.Schema = 8
+	save(snapshotAt(two, 1, "older"), fifth)
 	requireSnapshot(t, fifth, snapshotOf(t, s, x))
 	requireSnapshot(t, ofY, snapshotOf(t, s, y))
 	save()
 	requireSnapshot(t, fifth, snapshotOf(t, h.Again(t, s), x))
 
 	// Several of one stream at once, in any order.
-	o.must(commit(x, 5, "6", "7"))
-	seventh := persistence.Snapshot{Stream: x, Version: 7, At: noon, Payload: []byte("seven")}
-	save(persistence.Snapshot{Stream: x, Version: 6, At: noon}, seventh, persistence.Snapshot{Stream: x, Version: 4, At: noon})
+	more := commit(x, 5, "6", "7")
+	o.must(more)
+	seventh := snapshotAt(more, 7, "seven")
+	save(snapshotAt(more, 6, ""), seventh, snapshotAt(five, 4, ""))
 	requireSnapshot(t, seventh, snapshotOf(t, s, x))
 }
 
@@ -88,9 +102,7 @@ func testConcurrentSnapshotsKeepTheNewest(t *testing.T, h Harness) {
 		group.Go(func() {
 			for v := each; v > 0 && errs[i] == nil; v-- {
 				version := persistence.Version(v*savers - i)
-				errs[i] = stores[i%2].SaveSnapshots(t.Context(), []persistence.Snapshot{
-					{Stream: x, Version: version, At: noon, Payload: fmt.Append(nil, version)},
-				})
+				errs[i] = stores[i%2].SaveSnapshots(t.Context(), []persistence.Snapshot{snapshotAt(first, version, fmt.Sprint(version))})
 			}
 		})
 	}
@@ -98,16 +110,15 @@ func testConcurrentSnapshotsKeepTheNewest(t *testing.T, h Harness) {
 	for _, err := range errs {
 		require.NoError(t, err)
 	}
-	requireSnapshot(t, persistence.Snapshot{Stream: x, Version: savers * each, At: noon, Payload: fmt.Append(nil, savers*each)}, snapshotOf(t, s, x))
+	requireSnapshot(t, snapshotAt(first, savers*each, fmt.Sprint(savers*each)), snapshotOf(t, s, x))
 }
 
 func testDeletedSnapshotMeansReplay(t *testing.T, h Harness) {
 	s, o := openOwned(t, h, 2)
 	x, y := streamIn(0, 2, 0), streamIn(1, 2, 0)
-	o.must(commit(x, 0, "1", "2"), commit(y, 0, "1"))
-	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{
-		{Stream: x, Version: 2, At: noon, Payload: []byte("x")}, {Stream: y, Version: 1, At: noon, Payload: []byte("y")},
-	}))
+	ofX, ofY := commit(x, 0, "1", "2"), commit(y, 0, "1")
+	o.must(ofX, ofY)
+	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshotAt(ofX, 2, "x"), snapshotAt(ofY, 1, "y")}))
 	require.NoError(t, s.DeleteSnapshots(t.Context(), []persistence.Stream{x, {Type: "account", ID: "unknown"}}))
 	histories, err := s.ReadMany(t.Context(), []persistence.Stream{x, y}, 10)
 	require.NoError(t, err)
@@ -115,7 +126,7 @@ func testDeletedSnapshotMeansReplay(t *testing.T, h Harness) {
 	require.Len(t, histories[0].Events, 2)
 	require.NotNil(t, histories[1].Snapshot)
 
-	lower := persistence.Snapshot{Stream: x, Version: 1, At: noon, Payload: []byte("again")}
+	lower := snapshotAt(ofX, 1, "again")
 	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{lower}))
 	requireSnapshot(t, lower, snapshotOf(t, s, x))
 }

@@ -2,6 +2,8 @@ package persistencetest
 
 import (
 	"bytes"
+	"cmp"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -17,15 +19,24 @@ var timerCases = []testCase{
 	{"TestCancelledTimerIsGone", testCancelledTimerIsGone},
 	{"TestCancelsComeBeforeTimersInACommit", testCancelsComeBeforeTimers},
 	{"TestTimerSetTwiceIsOneTimer", testTimerSetTwiceIsOneTimer},
+	{"TestTimerSetAnewReplacesTheOld", testTimerSetAnew},
+	{"TestTimersOfOneNameAreApartByStream", testTimersOfOneName},
+	{"TestManyPendingTimersDoNotSlowTheDueOnes", testManyPendingTimers},
 }
 
-// setting is a commit of one event that sets a timer for each due time.
+// timerOf is a timer whose payload is its name.
+func timerOf(x persistence.Stream, name string, due time.Time) persistence.Timer {
+	return persistence.Timer{
+		TimerKey: persistence.TimerKey{Stream: x, Name: name}, Due: due, ID: newCommand(), Payload: []byte(name),
+	}
+}
+
+// setting is a commit of one event that sets a timer for each due time, named by
+// their order.
 func setting(x persistence.Stream, expected persistence.Version, due ...time.Time) *persistence.Commit {
 	c := commit(x, expected, "set")
-	for _, at := range due {
-		c.Timers = append(c.Timers, persistence.Timer{
-			TimerKey: persistence.TimerKey{Due: at, ID: newCommand()}, Stream: x, Payload: []byte(at.String()),
-		})
+	for i, at := range due {
+		c.Timers = append(c.Timers, timerOf(x, fmt.Sprintf("timer-%d", i), at))
 	}
 	return c
 }
@@ -53,10 +64,7 @@ func requireSameTimers(t *testing.T, want, got []persistence.Timer) {
 	t.Helper()
 	require.Len(t, got, len(want))
 	order := func(a, b persistence.Timer) int {
-		if c := a.Due.Compare(b.Due); c != 0 {
-			return c
-		}
-		return bytes.Compare(a.ID[:], b.ID[:])
+		return cmp.Or(a.Due.Compare(b.Due), bytes.Compare(a.ID[:], b.ID[:]), cmp.Compare(a.Stream.ID, b.Stream.ID), cmp.Compare(a.Name, b.Name))
 	}
 	require.True(t, slices.IsSortedFunc(got, func(a, b persistence.Timer) int { return a.Due.Compare(b.Due) }), "not earliest first")
 	want, got = slices.Clone(want), slices.Clone(got)
@@ -118,7 +126,7 @@ func testCancelledTimerIsGone(t *testing.T, h Harness) {
 	o.must(set)
 
 	fired := commit(x, 1, "fired")
-	fired.Cancels = []persistence.TimerKey{set.Timers[1].TimerKey, {Due: noon, ID: newCommand()}} // the second was never set
+	fired.Cancels = []persistence.TimerKey{set.Timers[1].TimerKey, {Stream: x, Name: "never set"}}
 	o.must(fired)
 	requireTimers(t, s, []persistence.Timer{set.Timers[0], set.Timers[2]}, noon.Add(time.Hour))
 
@@ -130,7 +138,8 @@ func testCancelledTimerIsGone(t *testing.T, h Harness) {
 	requireTimers(t, s, set.Timers[2:], noon.Add(time.Hour))
 
 	// A later commit of the same batch sees what an earlier one set.
-	fresh, cancel := setting(x, 2, noon), commit(x, 3, "cancelled")
+	fresh, cancel := commit(x, 2, "set"), commit(x, 3, "cancelled")
+	fresh.Timers = []persistence.Timer{timerOf(x, "fresh", noon)}
 	cancel.Cancels = []persistence.TimerKey{fresh.Timers[0].TimerKey}
 	o.must(fresh, cancel)
 	requireTimers(t, s, set.Timers[2:], noon.Add(time.Hour))
@@ -142,7 +151,7 @@ func testCancelsComeBeforeTimers(t *testing.T, h Harness) {
 	first := setting(x, 0, noon)
 	o.must(first)
 	moved := setting(x, 1, noon.Add(time.Second))
-	moved.Cancels = []persistence.TimerKey{first.Timers[0].TimerKey, moved.Timers[0].TimerKey}
+	moved.Cancels = []persistence.TimerKey{moved.Timers[0].TimerKey}
 	o.must(moved)
 	requireTimers(t, s, moved.Timers, noon.Add(time.Hour))
 }
@@ -158,4 +167,67 @@ func testTimerSetTwiceIsOneTimer(t *testing.T, h Harness) {
 	o.must(first, second)
 	o.must(third)
 	requireTimers(t, s, first.Timers, noon)
+}
+
+func testTimerSetAnew(t *testing.T, h Harness) {
+	s, o := openOwned(t, h, 1)
+	x := streamIn(0, 1, 0)
+	first := setting(x, 0, noon, noon.Add(time.Minute))
+	o.must(first)
+	later, earlier := commit(x, 1), commit(x, 1, "moved")
+	later.Timers = []persistence.Timer{timerOf(x, "timer-0", noon.Add(time.Hour))}
+	o.must(later)
+	requireTimers(t, s, []persistence.Timer{first.Timers[1], later.Timers[0]}, noon.Add(2*time.Hour))
+	earlier.Timers = []persistence.Timer{timerOf(x, "timer-1", noon.Add(-time.Hour))}
+	o.must(earlier)
+	requireTimers(t, s, []persistence.Timer{earlier.Timers[0], later.Timers[0]}, noon.Add(2*time.Hour))
+
+	// within one batch, the last one stands
+	one, two := commit(x, 2, "one"), commit(x, 3, "two")
+	one.Timers = []persistence.Timer{timerOf(x, "timer-0", noon)}
+	two.Timers = []persistence.Timer{timerOf(x, "timer-0", noon.Add(time.Second))}
+	o.must(one, two)
+	requireTimers(t, h.Again(t, s), []persistence.Timer{earlier.Timers[0], two.Timers[0]}, noon.Add(2*time.Hour))
+}
+
+func testTimersOfOneName(t *testing.T, h Harness) {
+	s, o := openOwned(t, h, 1)
+	x, y := setting(streamIn(0, 1, 0), 0, noon), setting(streamIn(0, 1, 1), 0, noon.Add(time.Second))
+	o.must(x, y)
+	requireTimers(t, s, []persistence.Timer{x.Timers[0], y.Timers[0]}, noon.Add(time.Hour))
+	cancel := commit(x.Stream, 1, "cancelled")
+	cancel.Cancels = []persistence.TimerKey{x.Timers[0].TimerKey}
+	o.must(cancel)
+	requireTimers(t, s, y.Timers, noon.Add(time.Hour))
+}
+
+// testManyPendingTimers compares what it costs to ask for the timers that are due
+// with few and with many others. A store that walks through the others takes
+// hundreds of times longer.
+func testManyPendingTimers(t *testing.T, h Harness) {
+	const many, perCommit = 60_000, 1000
+	s, o := openOwned(t, h, 1)
+	x := streamIn(0, 1, 0)
+	o.must(setting(x, 0, noon, noon.Add(time.Second)))
+	cost := func() time.Duration {
+		best := time.Hour
+		for range 20 {
+			start := time.Now()
+			require.Len(t, dueTimers(t, s, noon.Add(time.Minute), 100), 2)
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	few := cost()
+	for i := range many / perCommit {
+		c := commit(streamIn(0, 1, i+1), 0, "set")
+		for n := range perCommit {
+			c.Timers = append(c.Timers, timerOf(c.Stream, fmt.Sprint(n), noon.Add(time.Hour+time.Duration(i*7919+n*104729)*time.Millisecond)))
+		}
+		o.must(c)
+	}
+	require.Less(t, cost(), 20*few+5*time.Millisecond)
+	later := dueTimers(t, s, noon.Add(1000*time.Hour), 3)
+	require.Len(t, later, 3)
+	require.Equal(t, []string{"timer-0", "timer-1"}, []string{later[0].Name, later[1].Name})
 }

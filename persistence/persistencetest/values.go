@@ -24,8 +24,8 @@ func testCallerMayReuseTheBatch(t *testing.T, h Harness) {
 	x := streamIn(0, 1, 0)
 	c := commit(x, 0, "payload", "second")
 	c.Metadata = []byte("metadata")
-	c.Timers = []persistence.Timer{{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x, Payload: []byte("timer")}}
-	snapshot := persistence.Snapshot{Stream: x, Version: 1, At: noon, Payload: []byte("snapshot")}
+	c.Timers = []persistence.Timer{timerOf(x, "timer", noon)}
+	snapshot := snapshotAt(c, 1, "snapshot")
 	node := persistence.Node{ID: "another", Cluster: cluster, State: persistence.Active, Types: []string{"account"}}
 	o.must(c)
 	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshot}))
@@ -60,11 +60,11 @@ func testCallerOwnsWhatItReads(t *testing.T, h Harness) {
 	x := streamIn(0, 1, 0)
 	c := commit(x, 0, "payload", "second")
 	c.Metadata = []byte("metadata")
-	c.Timers = []persistence.Timer{{TimerKey: persistence.TimerKey{Due: noon, ID: newCommand()}, Stream: x, Payload: []byte("timer")}}
+	c.Timers = []persistence.Timer{timerOf(x, "timer", noon)}
 	o.must(c)
 	node := persistence.Node{ID: "another", Cluster: cluster, State: persistence.Active, Types: []string{"account"}}
 	require.NoError(t, s.Join(t.Context(), node))
-	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{{Stream: x, Version: 1, At: noon, Payload: []byte("snapshot")}}))
+	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{snapshotAt(c, 1, "snapshot")}))
 
 	scribble := func(events []persistence.Event) {
 		for _, e := range events {
@@ -115,9 +115,10 @@ func testIDsOfAnyForm(t *testing.T, h Harness) {
 	for i, id := range ids {
 		c := commit(persistence.Stream{Type: "account", ID: id}, 0, "event of "+id)
 		c.Claims = []persistence.Claim{{Namespace: "id", Key: id}}
-		c.Timers = []persistence.Timer{{
-			TimerKey: persistence.TimerKey{Due: noon.Add(time.Duration(i) * time.Second), ID: newCommand()}, Stream: c.Stream,
-		}}
+		c.Timers = []persistence.Timer{timerOf(c.Stream, id, noon.Add(time.Duration(i)*time.Second))}
+		if len(id) > persistence.MaxTimerBytes {
+			c.Timers[0].Name = id[:persistence.MaxTimerBytes]
+		}
 		commits = append(commits, c)
 	}
 	longType := commit(persistence.Stream{Type: strings.Repeat("t", persistence.MaxTypeBytes), ID: "x"}, 0, "e")

@@ -16,15 +16,13 @@ const (
 	// maxChunkBytes and maxChunkCommits bound a transaction.
 	maxChunkBytes   = 16 << 20
 	maxChunkCommits = 2000
-	// maxKeyBytes bounds a claim: an index entry has room for 2,704 bytes.
-	maxKeyBytes = 2048
 )
 
 // Append writes the batch as described at [persistence.Log]. Usually the whole
 // batch is one transaction. It becomes several when it is very large, when some
-// partitions' commits claim or release values (those go separately, so that a
-// taken value does not make the others try again), and when it contains what
-// the server refuses.
+// partitions' commits claim or release values or run statements (those go
+// separately, so that a taken value does not make the others try again), and
+// when it contains what the server refuses.
 func (s *Store) Append(ctx context.Context, batch *persistence.Batch) {
 	if err := s.gate.enter(ctx); err != nil {
 		failAll(batch.Commits, err)
@@ -33,7 +31,7 @@ func (s *Store) Append(ctx context.Context, batch *persistence.Batch) {
 	defer s.gate.leave()
 	l, err := s.lanes.get(ctx, batch)
 	if err != nil {
-		failAll(batch.Commits, err)
+		failAll(batch.Commits, unreached(err))
 		return
 	}
 	defer s.lanes.put(l)
@@ -51,7 +49,7 @@ type part struct {
 	fence   persistence.Fence
 	head    persistence.Offset // the log's end, moved by our own commits
 	next    persistence.Offset // the same within the attempt
-	claims  bool               // some of its commits claim or release
+	claims  bool               // some of its commits claim, release, or run statements
 	fenced  error              // why the store refuses its commits
 	present bool               // it is in the attempt's fence
 }
@@ -117,7 +115,7 @@ func (a *attempt) begin(batch *persistence.Batch) {
 		p := a.partOf(c)
 		if p == nil {
 			c.Err = c.Validate(nil, 0)
-		} else if len(c.Claims)+len(c.Releases) > 0 {
+		} else if len(c.Claims)+len(c.Releases)+len(c.Statements) > 0 {
 			p.claims = true
 		}
 	}
@@ -150,30 +148,15 @@ func (l *lane) fit(c *persistence.Commit, p *part) (size int, err error) {
 		}
 		size += len(e.Payload) + len(e.Type) + len(c.Stream.ID) + 100
 	}
-	for _, claims := range [...][]persistence.Claim{c.Claims, c.Releases} {
-		for i := range claims {
-			if n := len(claims[i].Namespace) + len(claims[i].Key); n > maxKeyBytes {
-				return 0, fmt.Errorf("append %s: claim of %d bytes: %w", c.Stream, n, persistence.ErrTooLarge)
-			}
-			if !isText(claims[i].Namespace) || !isText(claims[i].Key) {
-				return 0, fmt.Errorf("append %s: claim %q is not valid text", c.Stream, claims[i])
-			}
-		}
-	}
 	for i := range c.Timers {
-		t := &c.Timers[i]
-		if !isName(t.Stream) {
-			return 0, fmt.Errorf("append %s: timer for %q: the name is not valid text", c.Stream, t.Stream.String())
-		}
-		if y := t.Due.Year(); y < 1 || y > 9999 {
-			return 0, fmt.Errorf("append %s: timer due in year %d", c.Stream, y)
-		}
-		size += len(t.Payload) + 100
+		size += len(c.Timers[i].Payload) + len(c.Timers[i].Name) + len(c.Stream.ID) + 100
 	}
-	for i := range c.Cancels {
-		if y := c.Cancels[i].Due.Year(); y < 1 || y > 9999 {
-			return 0, fmt.Errorf("append %s: cancels a timer due in year %d", c.Stream, y)
+	for i := range c.Statements {
+		n, err := statementBytes(&c.Statements[i])
+		if err != nil {
+			return 0, fmt.Errorf("append %s: %w", c.Stream, &persistence.StatementError{Index: i, Err: err})
 		}
+		size += n
 	}
 	if size > maxCommitBytes {
 		return 0, fmt.Errorf("append %s: commit of %d bytes: %w", c.Stream, size, persistence.ErrTooLarge)

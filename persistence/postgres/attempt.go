@@ -28,9 +28,18 @@ type attempt struct {
 
 	holders map[persistence.Claim]string // what is known of claims, "" is free
 	keys    map[persistence.Claim]*holding
-	gone    []claimRow                      // releases by streams that may hold the value
-	claimed []persistence.Claim             // the values claimed by es_exchange, in its order
-	timers  map[timerKey]*persistence.Timer // nil cancels
+	gone    []claimRow                                  // releases by streams that may hold the value
+	claimed []persistence.Claim                         // the values claimed by es_exchange, in its order
+	timers  map[persistence.TimerKey]*persistence.Timer // nil cancels
+
+	run    []running // the statements of the commits accepted so far, in their order
+	failed map[*persistence.Commit]error
+}
+
+// running is a statement of a commit.
+type running struct {
+	commit *persistence.Commit
+	index  int
 }
 
 // slot is a commit's place in the attempt.
@@ -44,7 +53,7 @@ type verdict uint8
 
 const (
 	accepted verdict = iota
-	rejected         // by what is known and assumed of streams and claims
+	rejected         // by what is known and assumed of streams, claims and statements
 	refused          // by the store, with the whole partition
 )
 
@@ -74,19 +83,12 @@ type claimRow struct {
 	stream string
 }
 
-// timerKey is a persistence.TimerKey that can be compared.
-type timerKey struct {
-	part persistence.Partition
-	due  int64 // microseconds
-	id   persistence.CommandID
-}
-
 // open lays out the chunk's streams.
 func (l *lane) open(chunk []*persistence.Commit) {
 	a := &l.attempt
 	a.slots, a.links = a.slots[:0], a.links[:0]
 	clear(a.chains)
-	a.holders = nil
+	a.holders, a.failed = nil, nil
 	a.strict = l.checked > 0
 	for _, c := range chunk {
 		p := a.partOf(c)
@@ -109,7 +111,8 @@ func (a *attempt) end() {
 	clear(a.chunk[:cap(a.chunk)])
 	clear(a.links[:cap(a.links)])
 	clear(a.chains)
-	a.keys, a.timers, a.holders, a.gone = nil, nil, nil, nil
+	clear(a.run[:cap(a.run)])
+	a.keys, a.timers, a.holders, a.gone, a.failed = nil, nil, nil, nil, nil
 }
 
 // plan decides which commits of the chunk are sent and fills the statements. It
@@ -125,7 +128,7 @@ func (l *lane) plan(chunk []*persistence.Commit) bool {
 	for i := range a.links {
 		a.links[i].current, a.links[i].guarded = a.links[i].base, false
 	}
-	a.guards, a.gone = a.guards[:0], a.gone[:0]
+	a.guards, a.gone, a.run = a.guards[:0], a.gone[:0], a.run[:0]
 	clear(a.keys)
 	clear(a.timers)
 	for i, c := range chunk {
@@ -176,6 +179,10 @@ func (l *lane) judge(c *persistence.Commit, s *slot) verdict {
 		c.Err = &persistence.ConflictError{Stream: c.Stream, Expected: c.Expected, Actual: ch.current}
 		return rejected
 	}
+	if err := a.failed[c]; err != nil {
+		c.Err = err
+		return rejected
+	}
 	if s.part.claims && len(c.Claims)+len(c.Releases) > 0 {
 		if taken := a.exchange(c); taken != nil {
 			c.Err = taken
@@ -184,6 +191,9 @@ func (l *lane) judge(c *persistence.Commit, s *slot) verdict {
 	}
 	if len(c.Timers)+len(c.Cancels) > 0 {
 		a.schedule(c)
+	}
+	for i := range c.Statements {
+		a.run = append(a.run, running{c, i})
 	}
 	s.part.present = true
 	if n := len(c.Events); n > 0 {
@@ -306,18 +316,14 @@ func (l *lane) addClaims() {
 // schedule applies a commit's timers.
 func (a *attempt) schedule(c *persistence.Commit) {
 	if a.timers == nil {
-		a.timers = make(map[timerKey]*persistence.Timer)
+		a.timers = make(map[persistence.TimerKey]*persistence.Timer)
 	}
-	for i := range c.Cancels {
-		a.timers[keyOf(&c.Cancels[i])] = nil
+	for _, k := range c.Cancels {
+		a.timers[k] = nil
 	}
 	for i := range c.Timers {
-		a.timers[keyOf(&c.Timers[i].TimerKey)] = &c.Timers[i]
+		a.timers[c.Timers[i].TimerKey] = &c.Timers[i]
 	}
-}
-
-func keyOf(k *persistence.TimerKey) timerKey {
-	return timerKey{part: k.Partition, due: k.Due.UnixMicro(), id: k.ID}
 }
 
 func (l *lane) addTimers() {
@@ -326,12 +332,13 @@ func (l *lane) addTimers() {
 		if t == nil {
 			to = l.cancel.params
 		}
-		to[0].int4(int32(k.part))
-		to[1].int8(k.due - postgresEpoch)
-		to[2].uuid(k.id)
+		to[0].stream(k.Stream)
+		to[1].text(k.Name)
 		if t != nil {
-			to[3].stream(t.Stream)
-			to[4].bytes(t.Payload)
+			to[2].int4(int32(t.Partition))
+			to[3].timestamp(t.Due)
+			to[4].uuid(t.ID)
+			to[5].bytes(t.Payload)
 		}
 	}
 }

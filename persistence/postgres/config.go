@@ -24,6 +24,7 @@ const (
 	defaultKnownStreams = 1 << 17
 	memberConns         = 2
 	claimConns          = 4
+	stepConns           = 4
 
 	maxPartitions = 65_536
 	maxConns      = 1000
@@ -49,7 +50,8 @@ type Config struct {
 	Lanes int
 
 	// ReadConns bounds the connections for reads, snapshots and checkpoints.
-	// Default 4. Membership uses up to 6 more. They are made when needed, and all
+	// Default 4. Membership uses up to 6 more, the steps of projections up to 4,
+	// each only for as long as the step lasts. They are made when needed, and all
 	// of them when a node joins.
 	ReadConns int
 

@@ -33,6 +33,11 @@ func TestConformance(t *testing.T) {
 			require.True(t, ok)
 			return open(t, dsn.(string), 0)
 		},
+		SetBack: func(t *testing.T, s persistence.Store, p persistence.Partition, head persistence.Offset) {
+			dsn, ok := dsns.Load(s)
+			require.True(t, ok)
+			exec(t, raw(t, dsn.(string)), `delete from es_event where part = $1 and pos > $2`, int32(p), int64(head))
+		},
 		Copy: func(t *testing.T, s persistence.Store) persistence.Store {
 			dsn, ok := dsns.Load(s)
 			require.True(t, ok)

@@ -24,6 +24,7 @@ const (
 	readerRole = "ingrain reader"
 	memberRole = "ingrain member"
 	claimRole  = "ingrain claimer"
+	stepRole   = "ingrain worker"
 	setupRole  = "ingrain setup"
 )
 
@@ -94,6 +95,25 @@ var (
 	}
 )
 
+// stepSettings are for sessions that run SQL which is not ours: it finds the
+// tables that the user's own sessions find, behind the store's, and is planned as
+// there.
+func stepSettings(base *pgx.ConnConfig, schema string) map[string]string {
+	path := `"$user", public`
+	if own := base.RuntimeParams["search_path"]; own != "" {
+		path = own
+	}
+	return map[string]string{
+		"search_path":                         pgx.Identifier{schema}.Sanitize() + ", " + path,
+		"tcp_user_timeout":                    "10s",
+		"tcp_keepalives_idle":                 "5",
+		"idle_in_transaction_session_timeout": "5s", // a frozen process gives its checkpoints up
+		"lock_timeout":                        "10s",
+		"enable_seqscan":                      "on",
+		"plan_cache_mode":                     "auto",
+	}
+}
+
 func (s *Store) connect(ctx context.Context, base *pgx.ConnConfig, config *Config) error {
 	writer := session(base, writerRole, config.Schema, writerSettings)
 	s.lanes.tokens = make(chan struct{}, config.Lanes)
@@ -109,6 +129,7 @@ func (s *Store) connect(ctx context.Context, base *pgx.ConnConfig, config *Confi
 		{&s.reads, readerRole, config.ReadConns, nil},
 		{&s.members, memberRole, memberConns, memberSettings},
 		{&s.claims, claimRole, claimConns, claimSettings},
+		{&s.steps, stepRole, stepConns, stepSettings(base, config.Schema)},
 	} {
 		pc, err := pgxpool.ParseConfig(config.DSN)
 		if err != nil {
@@ -131,7 +152,7 @@ func (s *Store) disconnect() {
 	for _, l := range s.lanes.free {
 		l.disconnect()
 	}
-	for _, pool := range []*pgxpool.Pool{s.reads, s.members, s.claims} {
+	for _, pool := range []*pgxpool.Pool{s.reads, s.members, s.claims, s.steps} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -181,3 +181,27 @@ func checkLog(t *testing.T, store persistence.Store, a *appender) {
 		require.Equal(t, c.Command, at[c.Partition][record.Offset].Command)
 	}
 }
+
+func TestAppendThatDoesNotReachTheServerSaysSo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	server, err := postgrestest.Start(ctx, "")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Stop()) })
+	dsn, err := server.CreateDatabase(ctx)
+	require.NoError(t, err)
+	s := open(t, dsn)
+	join(t, s, me)
+	tenure := claim(t, s, 0, me)
+	c := commit("x", 0, "e")
+	appendTo(ctx, s, me, &tenure, c)
+	require.NoError(t, c.Err)
+
+	require.NoError(t, server.Kill9())
+	require.Eventually(t, func() bool {
+		c = commit("x", 1, "e")
+		appendTo(ctx, s, me, &tenure, c)
+		return !errors.Is(c.Err, persistence.ErrUnknownOutcome)
+	}, 10*time.Second, time.Millisecond, "the connection is known to be broken")
+	require.ErrorIs(t, c.Err, persistence.ErrUnreachable)
+}

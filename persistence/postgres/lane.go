@@ -43,11 +43,11 @@ const (
 	// which first makes a table of every array.
 	eventSQL = intoEvents + `select unnest($1::int[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::bigint[]),
 		unnest($6::text[]), unnest($7::timestamptz[]), unnest($8::uuid[]), unnest($9::bytea[]), unnest($10::bytea[])`
-	timerSQL = `insert into es_timer (part, due, id, stream, payload)
-		select * from unnest($1::int[], $2::timestamptz[], $3::uuid[], $4::text[], $5::bytea[])
-		on conflict (part, due, id) do update set stream = excluded.stream, payload = excluded.payload`
-	cancelSQL = `delete from es_timer t using unnest($1::int[], $2::timestamptz[], $3::uuid[]) d(part, due, id)
-		where t.part = d.part and t.due = d.due and t.id = d.id`
+	timerSQL = `insert into es_timer (stream, name, part, due, id, payload)
+		select * from unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::uuid[], $6::bytea[])
+		on conflict (stream, name) do update set due = excluded.due, id = excluded.id, payload = excluded.payload`
+	cancelSQL = `delete from es_timer t using unnest($1::text[], $2::text[]) d(stream, name)
+		where t.stream = d.stream and t.name = d.name`
 )
 
 // lane is a writer connection with the buffers of the append that uses it. One
@@ -99,8 +99,8 @@ func newLane(s *Store, number int, config *pgx.ConnConfig) *lane {
 		expect: statement{"expect", expectSQL, arrays(txt, i8)},
 		claim:  statement{"claim", claimSQL, arrays(txt, txt, txt, txt, txt, txt)},
 		event:  statement{"event", eventSQL, arrays(i4, i8, i8, txt, i8, txt, ts, uid, raw, raw)},
-		timer:  statement{"timer", timerSQL, arrays(i4, ts, uid, txt, raw)},
-		cancel: statement{"cancel", cancelSQL, arrays(i4, ts, uid)},
+		timer:  statement{"timer", timerSQL, arrays(txt, txt, i4, ts, uid, raw)},
+		cancel: statement{"cancel", cancelSQL, arrays(txt, txt)},
 		attempt: attempt{
 			parts:  make(map[persistence.Partition]int),
 			chains: make(map[persistence.Stream]int),
@@ -185,6 +185,7 @@ func (l *lane) send(ctx context.Context, owner persistence.NodeID) error {
 		return l.sendSteady(ctx, owner)
 	}
 	var batch pgconn.Batch
+	sent := 0
 	for _, st := range l.statements() {
 		if st.rows() == 0 {
 			continue
@@ -197,6 +198,10 @@ func (l *lane) send(ctx context.Context, owner persistence.NodeID) error {
 			l.values = append(l.appendWitness(l.values), []byte(owner))
 		}
 		batch.ExecPrepared(st.name, l.values, binaryFormat, nil)
+		sent++
+	}
+	if len(l.attempt.run) > 0 {
+		return l.sendWithStatements(ctx, &batch, sent)
 	}
 	err := l.conn.PgConn().ExecBatch(ctx, &batch).Close()
 	l.used = time.Now()

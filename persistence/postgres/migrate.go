@@ -132,6 +132,11 @@ func migrate(ctx context.Context, tx pgx.Tx, config *Config) (meta persistence.M
 			return meta, err
 		}
 	}
+	if tableExists {
+		if err := checkGrants(ctx, tx, config.Schema); err != nil {
+			return meta, err
+		}
+	}
 	var current int
 	if err := tx.QueryRow(ctx, `select coalesce(max(version), 0) from es_migration`).Scan(&current); err != nil {
 		return meta, err
@@ -153,6 +158,7 @@ func migrate(ctx context.Context, tx pgx.Tx, config *Config) (meta persistence.M
 // readMeta returns what the store was created with, creating it first when it
 // is new.
 func readMeta(ctx context.Context, tx pgx.Tx, config *Config, schema int) (meta persistence.Meta, err error) {
+	meta.Dialect = "postgres"
 	var id [16]byte
 	var noted *string
 	var place string

@@ -14,18 +14,22 @@ import (
 const (
 	readSQL = `select part, pos, epoch, version, type, at, cmd, meta, payload from es_event
 		where stream = $1 and version > $2 order by version limit $3`
-	snapshotsSQL = `select i.n, s.version, s.schema, s.at, s.payload
+	snapshotsSQL = `select i.n, s.version, s.schema, s.at, s.payload, s.last_cmd, s.last_at
 		from unnest($1::text[]) with ordinality i(stream, n) join es_snapshot s on s.stream = i.stream`
-	readManySQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd, e.meta, e.payload, i.n
+	// From the last event in the snapshot on, which the same look at the index
+	// finds; its bytes are not wanted.
+	readManySQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd,
+			case when e.version > i.version then e.meta end, case when e.version > i.version then e.payload end, i.n
 		from unnest($1::text[], $2::bigint[]) with ordinality i(stream, version, n)
 		cross join lateral (select * from es_event
-			where stream = i.stream and version > i.version order by version limit $3) e`
+			where stream = i.stream and version >= i.version order by version limit $3) e`
 	tailSQL = `select e.part, e.pos, e.epoch, e.version, e.type, e.at, e.cmd, e.meta, e.payload, e.stream, i.n
 		from unnest($1::int[], $2::bigint[]) with ordinality i(part, pos, n)
 		cross join lateral (select * from es_event
 			where part = i.part and pos > i.pos order by pos limit $3) e`
 	findCommandSQL = `select min(version), max(version), max(part), max(pos), max(at) from es_event
 		where stream = $1 and cmd = $2`
+	claimsSQL    = `select ns, key, stream from es_claim where (ns, key) > ($1, $2) order by ns, key limit $3`
 	findClaimSQL = `select stream from es_claim where ns = $1 and key = $2`
 )
 
@@ -54,7 +58,9 @@ func (s *Store) Read(ctx context.Context, stream persistence.Stream, after persi
 }
 
 // ReadMany brings many streams in two round trips: the snapshots, then the
-// events behind them. In between a snapshot may be replaced, which does no harm.
+// events behind them, together with the last one in each, which proves it. In
+// between a snapshot may be replaced, which does no harm. A third is for the
+// streams whose snapshots were not proven.
 func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limit int) ([]persistence.History, error) {
 	if err := s.gate.enter(ctx); err != nil {
 		return nil, err
@@ -72,7 +78,7 @@ func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limi
 
 func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limit int) ([]persistence.History, error) {
 	histories := make([]persistence.History, len(streams))
-	names, after := make([]string, len(streams)), make([]int64, len(streams))
+	names := make([]string, len(streams))
 	for i, stream := range streams {
 		if isName(stream) {
 			names[i] = stream.String()
@@ -88,18 +94,58 @@ func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limi
 			At:      d.timestamp(row[3]),
 			Payload: d.bytes(row[4]),
 		}
+		if row[5] != nil && row[6] != nil {
+			snapshot.Last = persistence.Cause{Command: persistence.CommandID(row[5]), At: d.timestamp(row[6])}
+		}
 		histories[i].Snapshot = snapshot
-		after[i] = int64(snapshot.Version)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	// One more than asked for tells whether there is more.
-	err = s.each(ctx, readManySQL, []any{names, after, int64(limit) + 1}, func(row [][]byte) error {
+	if err := s.readEvents(ctx, streams, names, limit, histories); err != nil {
+		return nil, err
+	}
+	foreign := false
+	for i := range histories {
+		if histories[i].Foreign > 0 {
+			foreign = true
+		} else {
+			names[i] = ""
+		}
+	}
+	if foreign {
+		err = s.readEvents(ctx, streams, names, limit, histories)
+	}
+	return histories, err
+}
+
+// readEvents reads what is behind the snapshots of the streams that names has
+// names of. A snapshot that is not proven by its last event is given up, with
+// what was read behind it.
+func (s *Store) readEvents(ctx context.Context, streams []persistence.Stream, names []string, limit int, histories []persistence.History) error {
+	after := make([]int64, len(histories))
+	proven := make([]bool, len(histories))
+	for i := range histories {
+		if snapshot := histories[i].Snapshot; snapshot != nil {
+			after[i] = int64(snapshot.Version)
+		} else {
+			proven[i] = true
+		}
+	}
+	var d decoder
+	// One more than asked for tells whether there is more, and one is in the snapshot.
+	err := s.each(ctx, readManySQL, []any{names, after, int64(limit) + 2}, func(row [][]byte) error {
 		i := int(d.int8(row[9])) - 1
 		h := &histories[i]
-		if len(h.Events) == limit {
+		switch {
+		case after[i] > 0 && d.int8(row[3]) == after[i]:
+			proven[i] = h.Snapshot.Last == d.cause(row)
+			h.Anchor = persistence.Offset(d.int8(row[1]))
+			return nil
+		case !proven[i]:
+			return nil
+		case len(h.Events) == limit:
 			h.More = true
 			return nil
 		}
@@ -107,10 +153,12 @@ func (s *Store) readMany(ctx context.Context, streams []persistence.Stream, limi
 		h.Events = append(h.Events, event)
 		return err
 	})
-	if err != nil {
-		return nil, err
+	for i := range histories {
+		if !proven[i] && names[i] != "" {
+			histories[i] = persistence.History{Foreign: histories[i].Snapshot.Version}
+		}
 	}
-	return histories, nil
+	return err
 }
 
 // each calls f with every row of a query, until it returns an error. The row is
@@ -229,6 +277,29 @@ func (s *Store) FindClaim(ctx context.Context, claim persistence.Claim) (holder 
 	return holder, found, nil
 }
 
+// Claims lists who holds what, ascending by namespace and key.
+func (s *Store) Claims(ctx context.Context, after persistence.Claim, limit int) ([]persistence.HeldClaim, error) {
+	if err := s.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.gate.leave()
+	if !isText(after.Namespace) || !isText(after.Key) {
+		return nil, fmt.Errorf("list claims: %q of %q is not valid text", after.Key, after.Namespace)
+	}
+	var held []persistence.HeldClaim
+	err := s.each(ctx, claimsSQL, []any{after.Namespace, after.Key, max(limit, 0)}, func(row [][]byte) error {
+		holder, err := persistence.ParseStream(string(row[2]))
+		held = append(held, persistence.HeldClaim{
+			Claim: persistence.Claim{Namespace: string(row[0]), Key: string(row[1])}, Holder: holder,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list claims: %w", err)
+	}
+	return held, nil
+}
+
 // decoder reads PostgreSQL's binary format. It copies what it returns.
 type decoder struct{ lastType string }
 
@@ -254,6 +325,11 @@ func (d *decoder) event(row [][]byte, stream persistence.Stream) persistence.Eve
 		e.Payload = orNil(both[len(meta):])
 	}
 	return e
+}
+
+// cause is what tells the event of a row from others.
+func (d *decoder) cause(row [][]byte) persistence.Cause {
+	return persistence.Cause{Command: persistence.CommandID(row[6]), At: d.timestamp(row[5])}
 }
 
 // version is event for the stream's next one, which it must be.

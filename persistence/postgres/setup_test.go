@@ -78,6 +78,84 @@ func TestOpenSaysWhatToGrant(t *testing.T) {
 	require.Zero(t, others, "things in the schema that are not the user's")
 }
 
+// A user who can read and insert could open the store, and would fail as a node:
+// the first claim needs more. What the error tells to grant is enough for all
+// that nodes do.
+func TestOpenSaysWhichGrantsNodesNeed(t *testing.T) {
+	_, dsn, admin := administered(t)
+	config := postgres.Config{DSN: dsn, Schema: `the "first"'s`, Partitions: 1}
+	s, err := postgres.Open(t.Context(), config)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	schema := pgx.Identifier{config.Schema}.Sanitize()
+	exec(t, admin, `create role "a guest" login`)
+	exec(t, admin, `grant usage on schema `+schema+` to "a guest"`)
+	exec(t, admin, `grant select, insert on all tables in schema `+schema+` to "a guest"`)
+	exec(t, admin, `revoke all on function `+schema+`.es_leave from public`)
+
+	config.DSN += " user='a guest'"
+	_, err = postgres.Open(t.Context(), config)
+	var setup *persistence.SetupError
+	require.ErrorAs(t, err, &setup)
+	_, list, found := strings.Cut(setup.Reason, "the user lacks a permission that nodes need: ")
+	require.True(t, found, setup.Reason)
+	table := func(privileges, name string) string {
+		return "grant " + privileges + " on table " + schema + "." + name + ` to "a guest"`
+	}
+	grants := strings.Split(list, "; ")
+	require.Subset(t, grants, []string{
+		table("delete", "es_claim"), table("update", "es_meta"), table("update", "es_node"), table("update", "es_partition"),
+		table("update, delete", "es_checkpoint"), table("update, delete", "es_snapshot"), table("update, delete", "es_timer"),
+		"grant execute on function " + schema + `.es_leave(me text) to "a guest"`,
+	})
+	for _, statement := range grants {
+		exec(t, admin, statement)
+	}
+	s, err = postgres.Open(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	doAllThatNodesDo(t, s)
+
+	exec(t, admin, `revoke select on `+schema+`.es_event from "a guest"`)
+	_, err = postgres.Open(t.Context(), config)
+	require.ErrorContains(t, err, "need: "+table("select", "es_event"))
+}
+
+// doAllThatNodesDo calls what writes, on a store of one partition.
+func doAllThatNodesDo(t *testing.T, s *postgres.Store) {
+	t.Helper()
+	ctx := t.Context()
+	join(t, s, me)
+	tenure := claim(t, s, 0, me)
+	first, second, third, steady := commit("1", 0, "opened"), commit("1", 1, "closed"), commit("1", 2, "opened"), commit("1", 3, "closed")
+	streams := []persistence.Stream{first.Stream}
+	name := persistence.Claim{Namespace: "name", Key: "ada"}
+	timer := persistence.Timer{TimerKey: persistence.TimerKey{Stream: streams[0], Name: "reminder"}, ID: persistence.CommandID{1}, Due: time.Unix(1, 0)}
+	first.Claims, first.Timers = []persistence.Claim{name}, []persistence.Timer{timer}
+	second.Releases, second.Timers = first.Claims, first.Timers
+	third.Cancels = []persistence.TimerKey{timer.TimerKey}
+	for _, c := range []*persistence.Commit{first, second, third, steady} {
+		appendTo(ctx, s, me, &tenure, c)
+		require.NoError(t, c.Err)
+	}
+	last := persistence.Cause{Command: steady.Command, At: steady.At}
+	for range 2 {
+		require.NoError(t, s.SaveSnapshots(ctx, []persistence.Snapshot{{Stream: streams[0], Version: 4, Last: last, At: time.Unix(1, 0)}}))
+		require.NoError(t, s.SaveCheckpoints(ctx, "p", []persistence.Cursor{{After: 1}}))
+	}
+	histories, err := s.ReadMany(ctx, streams, 10)
+	require.NoError(t, err)
+	require.NotNil(t, histories[0].Snapshot)
+	require.NoError(t, s.DeleteSnapshots(ctx, streams))
+	require.NoError(t, s.DeleteCheckpoints(ctx, "p"))
+	_, err = s.Renew(ctx, persistence.Renewal{Node: me, State: persistence.Active})
+	require.NoError(t, err)
+	require.NoError(t, s.Release(ctx, 0, tenure.Epoch, me, ""))
+	_, err = s.Evict(ctx, me, 0)
+	require.NoError(t, err)
+	require.NoError(t, s.Leave(ctx, me))
+}
+
 // giveAway is the statement of docs/operations.md, on one line, for a schema and
 // a user of other names.
 func giveAway(schema, user string) string {

@@ -11,11 +11,23 @@ import (
 )
 
 const (
-	saveSnapshotsSQL = `insert into es_snapshot as s (stream, version, schema, at, payload)
-		select * from unnest($1::text[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[])
-		on conflict (stream) do update
-			set version = excluded.version, schema = excluded.schema, at = excluded.at, payload = excluded.payload
-			where s.version < excluded.version`
+	// Of each stream the newest that is of this log, because one statement cannot
+	// write a row twice; sorted, so that two savers cannot deadlock. It stays out
+	// if what is there is no older and of this log too. The rows are compared with
+	// what one look at an index finds: an "exists" might be made a join, for which
+	// all of the log would be read. The key share lock of the event is against an
+	// erasure at the same moment: it waits for this, or this finds the event gone.
+	saveSnapshotsSQL = `insert into es_snapshot as s (stream, version, schema, at, payload, last_cmd, last_at)
+		select distinct on (i.stream) i.*
+		from unnest($1::text[], $2::bigint[], $3::int[], $4::timestamptz[], $5::bytea[], $6::uuid[], $7::timestamptz[])
+			i(stream, version, schema, at, payload, cmd, last)
+		where (i.cmd, i.last) = (select e.cmd, e.at from es_event e where e.stream = i.stream and e.version = i.version
+			for key share)
+		order by i.stream, i.version desc
+		on conflict (stream) do update set version = excluded.version, schema = excluded.schema, at = excluded.at,
+			payload = excluded.payload, last_cmd = excluded.last_cmd, last_at = excluded.last_at
+		where s.version < excluded.version or
+			((s.last_cmd, s.last_at) = (select e.cmd, e.at from es_event e where e.stream = s.stream and e.version = s.version)) is not true`
 	deleteSnapshotsSQL = `delete from es_snapshot where stream = any($1::text[])`
 
 	loadCheckpointsSQL = `select part, pos from es_checkpoint where projection = $1 order by part`
@@ -25,36 +37,33 @@ const (
 	deleteCheckpointsSQL = `delete from es_checkpoint where projection = $1`
 )
 
-// SaveSnapshots stores the snapshots that are newer than what is there.
+// SaveSnapshots stores the snapshots that are of this log and newer than what is
+// there and of this log too.
 func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snapshot) error {
 	if err := s.gate.enter(ctx); err != nil {
 		return err
 	}
 	defer s.gate.leave()
-	// Sorted, so that two savers cannot deadlock; the newest of a stream only,
-	// because one statement cannot write a row twice.
-	newest := slices.Clone(snapshots)
-	slices.SortStableFunc(newest, func(a, b persistence.Snapshot) int {
-		return cmp.Or(cmp.Compare(a.Stream.Type, b.Stream.Type), cmp.Compare(a.Stream.ID, b.Stream.ID), cmp.Compare(b.Version, a.Version))
-	})
-	newest = slices.CompactFunc(newest, func(a, b persistence.Snapshot) bool { return a.Stream == b.Stream })
-	if len(newest) == 0 {
+	n := len(snapshots)
+	if n == 0 {
 		return nil
 	}
-	n := len(newest)
 	streams, versions, schemas := make([]string, n), make([]int64, n), make([]int64, n)
 	ats, payloads := make([]time.Time, n), make([][]byte, n)
-	for i, snapshot := range newest {
+	commands, lasts := make([][16]byte, n), make([]time.Time, n)
+	for i := range snapshots {
+		snapshot := &snapshots[i]
 		if !isName(snapshot.Stream) {
 			return fmt.Errorf("save snapshots: the stream's name %q is not valid", snapshot.Stream.String())
 		}
 		streams[i], versions[i], schemas[i] = snapshot.Stream.String(), int64(snapshot.Version), int64(snapshot.Schema)
 		ats[i], payloads[i] = snapshot.At, snapshot.Payload
+		commands[i], lasts[i] = snapshot.Last.Command, snapshot.Last.At
 		if payloads[i] == nil {
 			payloads[i] = []byte{} // nil is NULL
 		}
 	}
-	return s.change(ctx, "save snapshots", saveSnapshotsSQL, streams, versions, schemas, ats, payloads)
+	return s.change(ctx, "save snapshots", saveSnapshotsSQL, streams, versions, schemas, ats, payloads, commands, lasts)
 }
 
 // DeleteSnapshots forgets what is stored for the streams.

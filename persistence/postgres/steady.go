@@ -67,7 +67,8 @@ var errUnsteady = errors.New("a partition is fenced or the witness is gone")
 // steady reports whether what was planned fits into one statement.
 func (l *lane) steady() bool {
 	return l.event.rows() > 0 && l.witness.After > 0 && l.fence.params[3].n == 0 &&
-		l.expect.rows()+l.claim.rows()+l.timer.rows()+l.cancel.rows() == 0
+		l.expect.rows()+l.claim.rows()+l.timer.rows()+l.cancel.rows() == 0 &&
+		len(l.attempt.run) == 0
 }
 
 // sendSteady does for a steady append what send does for all.

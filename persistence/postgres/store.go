@@ -42,6 +42,7 @@ type Store struct {
 	reads   *pgxpool.Pool // reads, snapshots, checkpoints
 	members *pgxpool.Pool // statements on the membership tables that never wait for a lock
 	claims  *pgxpool.Pool // statements that may wait for an append in flight
+	steps   *pgxpool.Pool // transactions that run what is not ours, or take long
 	known   *lru.Cache[persistence.Stream, knownVersion]
 }
 
@@ -57,7 +58,8 @@ type knownVersion struct {
 // Open connects to the store that config names, creating its tables or bringing
 // them up to date when needed, under a lock. Whatever makes the database unfit
 // is a *[persistence.SetupError]: a wrong address or password, a server that is
-// not a primary, a schema newer than this build, another partition count.
+// not a primary, a schema newer than this build, another partition count, a user
+// who may not do all that a node does.
 func Open(ctx context.Context, config Config) (*Store, error) {
 	config = config.withDefaults()
 	base, err := config.validate()

@@ -243,6 +243,7 @@ func TestRefusedCommitFailsAlone(t *testing.T) {
 	require.NoError(t, a.Err)
 	require.ErrorContains(t, poison.Err, "operator_whim")
 	require.NotErrorIs(t, poison.Err, persistence.ErrUnknownOutcome)
+	require.NotErrorIs(t, poison.Err, persistence.ErrUnreachable)
 	requireConflict(t, after, 0)
 	require.NoError(t, b.Err)
 	require.Equal(t, a.Offset+1, b.Offset)

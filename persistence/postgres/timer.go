@@ -8,11 +8,11 @@ import (
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
-const dueTimersSQL = `select t.part, t.due, t.id, t.payload, t.stream
+const dueTimersSQL = `select t.part, t.due, t.id, t.payload, t.stream, t.name
 	from (select distinct part from unnest($1::int[]) p(part)) p
 	cross join lateral (select * from es_timer
-		where part = p.part and due <= $2 order by due, id limit $3) t
-	order by t.due, t.part, t.id limit $3`
+		where part = p.part and due <= $2 order by due limit $3) t
+	order by t.due, t.part limit $3`
 
 // DueTimers returns the timers that are due, earliest first.
 func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partition, until time.Time, limit int) ([]persistence.Timer, error) {
@@ -38,13 +38,11 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 			return err
 		}
 		timers = append(timers, persistence.Timer{
-			TimerKey: persistence.TimerKey{
-				Partition: persistence.Partition(d.int4(row[0])),
-				Due:       d.timestamp(row[1]),
-				ID:        persistence.CommandID(row[2]),
-			},
-			Stream:  stream,
-			Payload: d.bytes(row[3]),
+			TimerKey:  persistence.TimerKey{Stream: stream, Name: string(row[5])},
+			Partition: persistence.Partition(d.int4(row[0])),
+			Due:       d.timestamp(row[1]),
+			ID:        persistence.CommandID(row[2]),
+			Payload:   d.bytes(row[3]),
 		})
 		return nil
 	})

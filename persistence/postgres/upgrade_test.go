@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,6 +17,10 @@ import (
 const (
 	oldJoin = `insert into es_node (node, address, types, state, host, lock, lease)
 		values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing`
+	oldSnapshot = `insert into es_snapshot as s (stream, version, schema, at, payload) values ($1, $2, $3, $4, $5)
+		on conflict (stream) do update
+			set version = excluded.version, schema = excluded.schema, at = excluded.at, payload = excluded.payload
+			where s.version < excluded.version`
 	oldRenew = `update es_node set renewals = renewals + 1, state = $2 where node = $1 and state <> 'dead'`
 	oldView  = `select n.node, n.address, n.types, n.state, n.renewals, n.host, n.lock, m.cluster,
 			null::int, null::bigint, null::boolean, coalesce(n.lease, 0)
@@ -43,6 +48,11 @@ func (o oldNode) run(sql string, args ...any) {
 func (o oldNode) join(id string) {
 	o.t.Helper()
 	o.run(oldJoin, id, "127.0.0.1:1", []string{"account"}, "active", "host", "lock", int64(1_000_000))
+}
+
+func (o oldNode) snapshot(stream string, version int64) {
+	o.t.Helper()
+	o.run(oldSnapshot, stream, version, 0, time.UnixMicro(1), []byte("old"))
 }
 
 func (o oldNode) renew(id string) {
@@ -96,9 +106,12 @@ func TestNodesOfSchema2LiveOnAmongLaterOnes(t *testing.T) {
 	event := commit("1", 0, "opened")
 	exec(t, old.conn, `insert into es_event (part, pos, epoch, stream, version, type, at, cmd, payload)
 		values (0, 1, 1, $1, 1, 'opened', now(), gen_random_uuid(), '{}')`, event.Stream.String())
+	old.snapshot(event.Stream.String(), 1)
 
 	s := open(t, dsn)
-	require.Equal(t, 3, s.Meta().Schema)
+	files, err := filepath.Glob("migrations/*.sql")
+	require.NoError(t, err)
+	require.Equal(t, len(files), s.Meta().Schema)
 	require.False(t, s.Meta().Copied, "nobody had noted the place")
 	want := persistence.Node{
 		ID: "old", Cluster: "test", Address: "127.0.0.1:1", Types: []string{"account"}, State: persistence.Active,
@@ -108,6 +121,24 @@ func TestNodesOfSchema2LiveOnAmongLaterOnes(t *testing.T) {
 	events, err := s.Read(t.Context(), event.Stream, 0, 10)
 	require.NoError(t, err)
 	require.Len(t, events, 1)
+
+	history := func() persistence.History {
+		t.Helper()
+		histories, err := s.ReadMany(t.Context(), []persistence.Stream{event.Stream}, 10)
+		require.NoError(t, err)
+		return histories[0]
+	}
+	require.Equal(t, persistence.History{Events: events}, history(), "it did not say what its last event was")
+	old.snapshot(event.Stream.String(), 1)
+	require.Equal(t, persistence.History{Events: events, Foreign: 1}, history(), "nor does this one")
+	taken := persistence.Snapshot{
+		Stream: event.Stream, Version: 1, At: time.UnixMicro(2).UTC(), Payload: []byte("new"),
+		Last: persistence.Cause{Command: events[0].Command, At: events[0].At},
+	}
+	require.NoError(t, s.SaveSnapshots(t.Context(), []persistence.Snapshot{taken}))
+	require.Equal(t, persistence.History{Snapshot: &taken, Anchor: 1}, history())
+	old.snapshot(event.Stream.String(), 2)
+	require.Equal(t, persistence.History{Events: events, Foreign: 2}, history(), "the old build left in it what was the last event before")
 
 	old.renew("old")
 	old.join("old-2")

@@ -39,11 +39,13 @@ func (l *lane) write(ctx context.Context, chunk []*persistence.Commit) error {
 	l.open(chunk)
 	a := &l.attempt
 	if err := l.ready(ctx); err != nil {
+		err = unreached(err)
 		return a.abandon(chunk, err, err)
 	}
 	if a.slots[0].part.claims {
 		if err := l.lookUp(ctx, contested(chunk)); err != nil {
 			l.disconnect()
+			err = unreached(err)
 			return a.abandon(chunk, err, err)
 		}
 	}
@@ -64,13 +66,23 @@ func (l *lane) write(ctx context.Context, chunk []*persistence.Commit) error {
 			return a.abandon(chunk, err, err)
 		case reconnect:
 			l.disconnect()
+			err = unreached(err)
 			return a.abandon(chunk, err, err)
 		case unknown:
 			l.disconnect()
-			return a.abandon(chunk, fmt.Errorf("%w: %w", persistence.ErrUnknownOutcome, err), err)
+			return a.abandon(chunk, fmt.Errorf("%w: %w", persistence.ErrUnknownOutcome, err), unreached(err))
 		}
 	}
 	return l.isolate(ctx, chunk, errors.New("the transaction was refused too often"))
+}
+
+// unreached marks what no server has said to a session.
+func unreached(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {
+		return err
+	}
+	return fmt.Errorf("%w: %w", persistence.ErrUnreachable, err)
 }
 
 // settle records what a committed transaction made true.
@@ -153,6 +165,9 @@ const (
 
 // learn takes from an error what it says about partitions, streams and claims.
 func (l *lane) learn(err error) next {
+	if errors.Is(err, errBlamed) {
+		return planAgain
+	}
 	if errors.Is(err, errUnsteady) {
 		l.forget() // so that es_fence looks at everything
 		return planAgain

@@ -22,8 +22,8 @@ const (
 	selectClaim   = "select stream from es_claim where ns = ? and key = ?"
 	insertClaim   = "insert into es_claim (ns, key, stream) values (?, ?, ?) on conflict do nothing"
 	deleteClaim   = "delete from es_claim where ns = ? and key = ? and stream = ?"
-	insertTimer   = "insert or replace into es_timer (part, due, id, stream, payload) values (?, ?, ?, ?, ?)"
-	deleteTimer   = "delete from es_timer where part = ? and due = ? and id = ?"
+	insertTimer   = "insert or replace into es_timer (stream, name, part, due, id, payload) values (?, ?, ?, ?, ?, ?)"
+	deleteTimer   = "delete from es_timer where stream = ? and name = ?"
 )
 
 // Append writes the batch in one transaction. A commit that may not be written
@@ -76,18 +76,27 @@ func (w *writer) write(ctx context.Context, batch *persistence.Batch) (wrote boo
 		if c.Err != nil {
 			continue
 		}
-		if c.Err, err = w.insert(insert, t, c); err != nil {
+		put := w.put
+		if len(c.Statements) > 0 {
+			put = w.putWithStatements
+		}
+		if c.Err, err = put(insert, t, c); err != nil {
 			return false, err
 		}
 		if c.Err != nil {
 			continue
 		}
-		if err := w.attach(c); err != nil {
-			return false, err
-		}
-		wrote = wrote || len(c.Events)+len(c.Claims)+len(c.Releases)+len(c.Timers)+len(c.Cancels) > 0
+		wrote = wrote || len(c.Events)+len(c.Claims)+len(c.Releases)+len(c.Timers)+len(c.Cancels)+len(c.Statements) > 0
 	}
 	return wrote, ctx.Err()
+}
+
+// put writes a commit that was found fit.
+func (w *writer) put(insert *stmt, t *tenure, c *persistence.Commit) (refusal, err error) {
+	if refusal, err = w.insert(insert, t, c); refusal != nil || err != nil {
+		return refusal, err
+	}
+	return nil, w.attach(c)
 }
 
 // admit compares a fence with the partition's row and log. Holding the write
@@ -155,6 +164,7 @@ func fits(c *persistence.Commit) error {
 	for i := range c.Timers {
 		size += len(c.Timers[i].Payload)
 	}
+	size += statementBytes(c)
 	if size > maxCommitBytes {
 		return fmt.Errorf("append %s: %d bytes, at most %d: %w", c.Stream, size, maxCommitBytes, persistence.ErrTooLarge)
 	}
@@ -248,12 +258,12 @@ func (w *writer) attach(c *persistence.Commit) error {
 		}
 	}
 	for _, key := range c.Cancels {
-		if _, err := w.conn.exec(deleteTimer, key.Partition, key.Due, key.ID); err != nil {
+		if _, err := w.conn.exec(deleteTimer, key.Stream, key.Name); err != nil {
 			return err
 		}
 	}
 	for _, timer := range c.Timers {
-		if _, err := w.conn.exec(insertTimer, timer.Partition, timer.Due, timer.ID, timer.Stream, timer.Payload); err != nil {
+		if _, err := w.conn.exec(insertTimer, timer.Stream, timer.Name, timer.Partition, timer.Due, timer.ID, timer.Payload); err != nil {
 			return err
 		}
 	}

@@ -50,6 +50,7 @@ type checkpointer struct {
 	alone  func(context.Context, func() error) error
 
 	wake   chan struct{}
+	secret chan struct{} // the log holds what must go
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -62,7 +63,7 @@ func startCheckpointer(
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &checkpointer{
 		conn: c, log: path + "-wal", limits: limits, logger: logger, alone: alone,
-		wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+		wake: make(chan struct{}, 1), secret: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
 	}
 	go k.run(ctx)
 	return k
@@ -72,6 +73,14 @@ func startCheckpointer(
 func (k *checkpointer) wrote() {
 	select {
 	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// empty has the log truncated, at once or when readers leave it. It never blocks.
+func (k *checkpointer) empty() {
+	select {
+	case k.secret <- struct{}{}:
 	default:
 	}
 }
@@ -88,6 +97,14 @@ func (k *checkpointer) run(ctx context.Context) {
 	idle := time.NewTimer(k.limits.idle)
 	defer idle.Stop()
 	var truncated time.Time
+	secret := false
+	shred := func() {
+		err := k.truncate(ctx)
+		if secret = err != nil; secret {
+			idle.Reset(k.limits.pause)
+		}
+		k.check(err)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -98,7 +115,13 @@ func (k *checkpointer) run(ctx context.Context) {
 				k.check(k.truncate(ctx))
 				truncated = time.Now()
 			}
+		case <-k.secret:
+			shred()
 		case <-idle.C:
+			if secret {
+				shred()
+				continue
+			}
 			if k.size() >= k.limits.tidy {
 				_, err := k.checkpoint("passive")
 				k.check(err)

@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -26,6 +27,9 @@ func TestConformance(t *testing.T) {
 		},
 		Again: func(t *testing.T, s persistence.Store) persistence.Store {
 			return open(t, sqlite.Config{Dir: dirs[s]})
+		},
+		SetBack: func(t *testing.T, s persistence.Store, p persistence.Partition, head persistence.Offset) {
+			alter(t, dirs[s], fmt.Sprintf("delete from es_event where part = %d and pos > %d", p, head))
 		},
 		Copy: func(t *testing.T, s persistence.Store) persistence.Store {
 			elsewhere := t.TempDir()

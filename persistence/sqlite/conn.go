@@ -26,6 +26,8 @@ import (
 type conn struct {
 	raw   driver.Conn
 	stmts map[string]*stmt
+	// others are prepared statements of commits, by their text; at most maxPrepared
+	others map[string]driver.Stmt
 }
 
 // connect opens the file, creating it when it is absent, and runs the pragmas.
@@ -57,6 +59,9 @@ func (c *conn) close() error {
 	var errs []error
 	for _, s := range c.stmts {
 		errs = append(errs, s.raw.Close())
+	}
+	for _, s := range c.others {
+		errs = append(errs, s.Close())
 	}
 	return errors.Join(append(errs, c.raw.Close())...)
 }

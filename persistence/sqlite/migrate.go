@@ -178,7 +178,7 @@ func (s *Store) useWAL(ctx context.Context, c *conn) error {
 func readMeta(c *conn) (persistence.Meta, error) {
 	var meta persistence.Meta
 	found, err := c.queryRow("select store_id, partitions, (select max(version) from es_schema) from es_meta", func(r row) {
-		meta = persistence.Meta{StoreID: r.text(0), Partitions: int(r.int(1)), Schema: int(r.int(2))}
+		meta = persistence.Meta{StoreID: r.text(0), Partitions: int(r.int(1)), Schema: int(r.int(2)), Dialect: "sqlite"}
 	})
 	if err == nil && !found {
 		err = setupError("the file has no store in it: its tables are damaged", nil)

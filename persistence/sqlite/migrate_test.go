@@ -20,7 +20,7 @@ func TestMigrationsRunInOrderAndOnce(t *testing.T) {
 	}))
 	require.NoError(t, s.read(t.Context(), func(c *conn) error {
 		meta, err := readMeta(c)
-		require.Equal(t, persistence.Meta{StoreID: s.meta.StoreID, Partitions: 1, Schema: next.version}, meta)
+		require.Equal(t, persistence.Meta{StoreID: s.meta.StoreID, Partitions: 1, Schema: next.version, Dialect: "sqlite"}, meta)
 		return err
 	}))
 }

@@ -24,19 +24,21 @@ const readSlice = 64
 // made in the order in which they stand, so that the events of a stream come
 // in the order of the index es_event_version, unsorted.
 var (
-	wanted          = "with wanted (i, stream) as (values " + places(readSlice) + ") "
-	selectSnapshots = wanted + `select w.i, s.version, s.schema, s.at, s.payload
-		from wanted w cross join es_snapshot s on s.stream = w.stream`
-	selectHistories = wanted + "select e." + strings.ReplaceAll(eventColumns, ", ", ", e.") + `, w.i
-		from wanted w left join es_snapshot s on s.stream = w.stream
-		cross join es_event e indexed by es_event_version
-			on e.stream = w.stream and e.version > coalesce(s.version, 0) and e.version <= coalesce(s.version, 0) + ?`
+	selectSnapshots = "with wanted (i, stream) as (values " + places(readSlice, "?") + `)
+		select w.i, s.version, e.pos, s.schema, s.at, s.last_cmd, s.last_at, iif(e.pos, s.payload, null)
+		from wanted w cross join es_snapshot s on s.stream = w.stream
+		left join es_event e indexed by es_event_version
+			on e.stream = s.stream and e.version = s.version and e.cmd = s.last_cmd and e.at = s.last_at`
+	selectHistories = "with wanted (i, stream, after) as (values " + places(readSlice, "?, ?") + `)
+		select e.` + strings.ReplaceAll(eventColumns, ", ", ", e.") + `, w.i
+		from wanted w cross join es_event e indexed by es_event_version
+			on e.stream = w.stream and e.version > w.after and e.version <= w.after + ?`
 )
 
-func places(n int) string {
+func places(n int, columns string) string {
 	var b strings.Builder
 	for i := range n {
-		fmt.Fprintf(&b, "(%d, ?), ", i)
+		fmt.Fprintf(&b, "(%d, %s), ", i, columns)
 	}
 	return strings.TrimSuffix(b.String(), ", ")
 }
@@ -83,7 +85,8 @@ func scanVersion(r row, next persistence.Version) (persistence.Event, error) {
 }
 
 // ReadMany returns the newest snapshot and the events after it for every
-// stream, slice by slice, each slice as of one moment.
+// stream, slice by slice, each slice as of one moment. The last event in a
+// snapshot is looked up with it.
 func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limit int) ([]persistence.History, error) {
 	limit = min(max(limit, 0), math.MaxInt32)
 	histories := make([]persistence.History, len(streams))
@@ -103,23 +106,32 @@ func (s *Store) ReadMany(ctx context.Context, streams []persistence.Stream, limi
 // readHistories reads up to readSlice streams with two statements. Versions
 // are dense, so a range of them limits the events of each stream.
 func readHistories(ctx context.Context, c *conn, streams []persistence.Stream, limit int, into []persistence.History) error {
-	args := make([]any, readSlice+1) // what stays null finds nothing
+	names := make([]any, readSlice) // what stays null finds nothing
+	args := make([]any, 2*readSlice+1)
 	for i, stream := range streams {
 		if isName(stream) {
-			args[i] = stream
+			names[i] = stream
+			args[2*i], args[2*i+1] = stream, 0
 		}
 	}
 	err := c.query(selectSnapshots, func(r row) error {
-		i := r.int(0)
-		into[i].Snapshot = &persistence.Snapshot{
-			Stream: streams[i], Version: persistence.Version(r.int(1)), Schema: int(r.int(2)), At: r.time(3), Payload: r.blob(4),
+		i, version := r.int(0), persistence.Version(r.int(1))
+		if r[2] == nil {
+			into[i].Foreign = version
+			return nil
 		}
+		into[i].Snapshot = &persistence.Snapshot{
+			Stream: streams[i], Version: version, Schema: int(r.int(3)), At: r.time(4),
+			Last: persistence.Cause{Command: r.command(5), At: r.time(6)}, Payload: r.blob(7),
+		}
+		into[i].Anchor = persistence.Offset(r.int(2))
+		args[2*i+1] = version
 		return nil
-	}, args...)
+	}, names...)
 	if err != nil {
 		return err
 	}
-	args[readSlice] = limit + 1
+	args[2*readSlice] = limit + 1
 	rows := 0
 	return c.query(selectHistories, func(r row) error {
 		if rows++; rows%256 == 0 && ctx.Err() != nil {
@@ -225,6 +237,25 @@ func (s *Store) FindClaim(ctx context.Context, claim persistence.Claim) (persist
 		return persistence.Stream{}, false, fmt.Errorf("find claim %s %q: %w", claim.Namespace, claim.Key, err)
 	}
 	return holder, found, nil
+}
+
+// Claims lists who holds what, ascending by namespace and key.
+func (s *Store) Claims(ctx context.Context, after persistence.Claim, limit int) ([]persistence.HeldClaim, error) {
+	var held []persistence.HeldClaim
+	err := s.read(ctx, func(c *conn) error {
+		held = held[:0]
+		return c.query("select ns, key, stream from es_claim where (ns, key) > (?, ?) order by ns, key limit ?", func(r row) error {
+			holder, err := r.stream(2)
+			held = append(held, persistence.HeldClaim{
+				Claim: persistence.Claim{Namespace: r.text(0), Key: r.text(1)}, Holder: holder,
+			})
+			return err
+		}, after.Namespace, after.Key, max(limit, 0))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list claims: %w", err)
+	}
+	return held, nil
 }
 
 func findClaim(c *conn, claim persistence.Claim) (holder persistence.Stream, found bool, err error) {

@@ -7,7 +7,17 @@ import (
 	"github.com/ingrain-go/ingrain/persistence"
 )
 
-// SaveSnapshots keeps the newest snapshot of each stream.
+// saveSnapshot keeps a snapshot that is of this log, unless one that is no older
+// is there and of this log too.
+const saveSnapshot = `insert into es_snapshot (stream, version, schema, at, payload, last_cmd, last_at)
+	select e.stream, e.version, ?3, ?4, ?5, e.cmd, e.at from es_event e
+	where e.stream = ?1 and e.version = ?2 and e.cmd = ?6 and e.at = ?7
+	on conflict (stream) do update set version = excluded.version, schema = excluded.schema, at = excluded.at,
+		payload = excluded.payload, last_cmd = excluded.last_cmd, last_at = excluded.last_at
+	where excluded.version > es_snapshot.version or not exists (select 1 from es_event e where e.stream = es_snapshot.stream
+		and e.version = es_snapshot.version and e.cmd = es_snapshot.last_cmd and e.at = es_snapshot.last_at)`
+
+// SaveSnapshots keeps the newest snapshot of each stream that is of its log.
 func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snapshot) error {
 	err := s.write(ctx, func(c *conn) error {
 		for i := range snapshots {
@@ -15,11 +25,8 @@ func (s *Store) SaveSnapshots(ctx context.Context, snapshots []persistence.Snaps
 			if err := snap.Stream.Validate(); err != nil {
 				return err
 			}
-			_, err := c.exec(`insert into es_snapshot (stream, version, schema, at, payload) values (?, ?, ?, ?, ?)
-				on conflict (stream) do update set
-					version = excluded.version, schema = excluded.schema, at = excluded.at, payload = excluded.payload
-				where excluded.version > version`,
-				snap.Stream, snap.Version, snap.Schema, snap.At, snap.Payload)
+			_, err := c.exec(saveSnapshot,
+				snap.Stream, snap.Version, snap.Schema, snap.At, snap.Payload, snap.Last.Command, snap.Last.At)
 			if err != nil {
 				return err
 			}

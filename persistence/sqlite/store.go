@@ -288,7 +288,14 @@ func (s *Store) transact(ctx context.Context, fn func(*writer) (commit bool, err
 	if err := s.begin(ctx, w.conn); err != nil {
 		return err
 	}
+	returned := false
+	defer func() {
+		if !returned { // fn panicked
+			w.rollback()
+		}
+	}()
 	commit, err := fn(w)
+	returned = true
 	if err != nil || !commit {
 		w.rollback()
 		return err

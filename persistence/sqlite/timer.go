@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -24,13 +23,15 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 			if err := s.within(p); err != nil {
 				return err
 			}
-			err := c.query(`select due, id, stream, payload from es_timer
-				where part = ? and due <= ? order by due, id limit ?`, func(r row) error {
+			err := c.query(`select due, id, stream, name, payload from es_timer indexed by es_timer_due
+				where part = ? and due <= ? order by due limit ?`, func(r row) error {
 				stream, err := r.stream(2)
 				due = append(due, persistence.Timer{
-					TimerKey: persistence.TimerKey{Partition: p, Due: r.time(0), ID: r.command(1)},
-					Stream:   stream,
-					Payload:  r.blob(3),
+					TimerKey:  persistence.TimerKey{Stream: stream, Name: r.text(3)},
+					Partition: p,
+					Due:       r.time(0),
+					ID:        r.command(1),
+					Payload:   r.blob(4),
 				})
 				return err
 			}, p, until, limit)
@@ -43,8 +44,8 @@ func (s *Store) DueTimers(ctx context.Context, partitions []persistence.Partitio
 	if err != nil {
 		return nil, fmt.Errorf("due timers: %w", err)
 	}
-	slices.SortFunc(due, func(a, b persistence.Timer) int {
-		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Partition, b.Partition), bytes.Compare(a.ID[:], b.ID[:]))
+	slices.SortStableFunc(due, func(a, b persistence.Timer) int {
+		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Partition, b.Partition))
 	})
 	return due[:min(limit, len(due))], nil
 }

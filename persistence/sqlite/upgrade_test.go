@@ -43,6 +43,13 @@ func TestNodesOfSchema2LiveOnAmongLaterOnes(t *testing.T) {
 	stream := persistence.Stream{Type: "account", ID: "1"}
 	run(`insert into es_event (`+eventColumns+`) values (0, 1, 1, ?, 1, 'opened', ?, ?, null, ?)`,
 		stream, time.UnixMicro(1), persistence.CommandID{1}, []byte("{}"))
+	snapshot := func(version persistence.Version) {
+		t.Helper()
+		run(`insert into es_snapshot (stream, version, schema, at, payload) values (?, ?, ?, ?, ?)
+			on conflict (stream) do update set version = excluded.version, schema = excluded.schema, at = excluded.at, payload = excluded.payload
+			where excluded.version > version`, stream, version, 0, time.UnixMicro(1), []byte("old"))
+	}
+	snapshot(1)
 
 	s := openAt(t, dir, defaultWALLimits)
 	require.Equal(t, len(all), s.Meta().Schema)
@@ -62,6 +69,24 @@ func TestNodesOfSchema2LiveOnAmongLaterOnes(t *testing.T) {
 	events, err := s.Read(ctx, stream, 0, 10)
 	require.NoError(t, err)
 	require.Len(t, events, 1)
+
+	history := func() persistence.History {
+		t.Helper()
+		histories, err := s.ReadMany(ctx, []persistence.Stream{stream}, 10)
+		require.NoError(t, err)
+		return histories[0]
+	}
+	require.Equal(t, persistence.History{Events: events}, history(), "it did not say what its last event was")
+	snapshot(1)
+	require.Equal(t, persistence.History{Events: events, Foreign: 1}, history(), "nor does this one")
+	taken := persistence.Snapshot{
+		Stream: stream, Version: 1, At: time.UnixMicro(2).UTC(), Payload: []byte("new"),
+		Last: persistence.Cause{Command: events[0].Command, At: events[0].At},
+	}
+	require.NoError(t, s.SaveSnapshots(ctx, []persistence.Snapshot{taken}))
+	require.Equal(t, persistence.History{Snapshot: &taken, Anchor: 1}, history())
+	snapshot(2)
+	require.Equal(t, persistence.History{Events: events, Foreign: 2}, history(), "the old build left in it what was the last event before")
 
 	renew("old")
 	join("old-2")

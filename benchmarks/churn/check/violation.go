@@ -26,6 +26,10 @@ const (
 	Foreign    Kind = "foreign"    // in the log, and nobody asked for it
 	Dead       Kind = "dead"       // no service after everything was healed
 	Crashed    Kind = "crashed"    // a node ended by itself
+	Open       Kind = "open"       // a payment did not end, or more than once
+	Effect     Kind = "effect"     // a payment without one of its effects, or with one twice
+	Overdrawn  Kind = "overdrawn"  // a wallet below its credit
+	Unbalanced Kind = "unbalanced" // money has come or gone
 )
 
 // Violation is one breach.

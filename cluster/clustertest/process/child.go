@@ -43,6 +43,8 @@ type Spec struct {
 	// Role and Setup are what [Role] returns in the child; Setup travels as JSON.
 	Role  string
 	Setup any
+	// Program is the file to run. Default this process's own.
+	Program string
 	// Args of the command line. Test binaries need "-test.run=^$".
 	Args []string
 	// Wrap is a command that runs the program, such as one that puts it into a
@@ -81,9 +83,11 @@ func Start(ctx context.Context, s Spec) (*Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.Name, err)
 	}
-	program, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", s.Name, err)
+	program := s.Program
+	if program == "" {
+		if program, err = os.Executable(); err != nil {
+			return nil, fmt.Errorf("start %s: %w", s.Name, err)
+		}
 	}
 	c := &Child{
 		name: s.Name, copyTo: s.Log, ready: make(chan struct{}), exited: make(chan struct{}), pending: map[uint64]chan report{},

@@ -27,7 +27,9 @@ import (
 // The throttle of protoactor's dead letters outlives its actor system by a
 // second.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"))
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/asynkron/protoactor-go/actor.NewDeadLetter.NewThrottle.func4.1"),
+		goleak.IgnoreAnyFunction("github.com/ingrain-go/ingrain/persistence/postgres/postgrestest.start.func1")) // the server of all tests
 }
 
 // patience bounds every wait of a test.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -71,17 +73,88 @@ func (c clock) AfterFunc(d time.Duration, f func()) func() bool {
 				go f()
 			}
 		}
+		if m.crashed { // its end takes nothing from the seed
+			w.at(due, m, fire)
+			return
+		}
 		w.at(due+w.span(0, 50*time.Microsecond), m, fire)
 	})
 	return func() bool { return state.CompareAndSwap(idle, over) }
 }
 
-// timeout is context.WithTimeout by the machine's clock.
+// timeout is context.WithTimeout by the machine's clock. Contexts that end with
+// their parent end in the order in which they began; those of package context end
+// in the order of a map.
 func (c clock) timeout(parent context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(parent)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
+	leave := c.m.families.join(parent, cancel)
 	stop := c.AfterFunc(d, cancel)
 	return ctx, func() {
 		stop()
+		leave()
 		cancel()
+	}
+}
+
+// families are the contexts of a machine that end with their parents.
+type families struct {
+	mu       sync.Mutex
+	byParent map[context.Context]*family
+}
+
+// family is what ends with one context, the oldest first.
+type family struct {
+	children []*child
+	stop     func() bool
+}
+
+type child struct{ cancel context.CancelFunc }
+
+// join lets a context end with its parent, until leave is called.
+func (f *families) join(parent context.Context, cancel context.CancelFunc) (leave func()) {
+	switch {
+	case parent.Done() == nil:
+		return func() {}
+	case parent.Err() != nil:
+		cancel()
+		return func() {}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	of := f.byParent[parent]
+	if of == nil {
+		of = &family{}
+		of.stop = context.AfterFunc(parent, func() { f.end(parent) })
+		if f.byParent == nil {
+			f.byParent = map[context.Context]*family{}
+		}
+		f.byParent[parent] = of
+	}
+	c := &child{cancel}
+	of.children = append(of.children, c)
+	return func() { f.leave(parent, c) }
+}
+
+func (f *families) leave(parent context.Context, c *child) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	of := f.byParent[parent]
+	if of == nil {
+		return // all have ended
+	}
+	of.children = slices.DeleteFunc(of.children, func(other *child) bool { return other == c })
+	if len(of.children) == 0 && of.stop() {
+		delete(f.byParent, parent)
+	}
+}
+
+// end ends a family with its parent.
+func (f *families) end(parent context.Context) {
+	f.mu.Lock()
+	children := f.byParent[parent].children
+	delete(f.byParent, parent)
+	f.mu.Unlock()
+	for _, c := range children {
+		c.cancel()
 	}
 }

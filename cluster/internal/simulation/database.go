@@ -130,7 +130,7 @@ func (db *database) admit(c *call, effect func()) {
 	case c.m.cutOff > w.now: // nothing comes back until the connection is found to be dead
 		w.at(w.now+w.span(0, w.plan.lease), nil, func() { db.tell(c, errLost) })
 	case w.odds(p.refused):
-		db.tell(c, errRefused)
+		db.tell(c, errFull)
 	case w.odds(p.lostRequest):
 		w.tally["requests lost"]++
 		db.tell(c, errLost)

@@ -156,10 +156,11 @@ func (w *world) judgeOperation(o *operation, t *truth) {
 	}
 	final := o.verb != toLook && len(o.attempts) > 0 && !w.doubled[o.command]
 	for _, a := range o.attempts {
-		if a.outcome == open || a.outcome == done {
+		before := len(w.db.cuts) > 0 && a.call < w.trusted()
+		if before || a.outcome == open || a.outcome == done { // a store that is put back forgets who was deposed, too
 			final = false
 		}
-		if a.call < w.trusted() && len(w.db.cuts) > 0 {
+		if before {
 			continue
 		}
 		switch a.outcome {

@@ -45,6 +45,7 @@ type machine struct {
 	attempts []*attempt           // of clients, not answered yet
 	counted  bool                 // its statistics are in the tally
 	locks    []string             // that it holds
+	families families
 }
 
 // Where a machine can be stopped in the middle of a turn.
@@ -223,7 +224,7 @@ func (m *machine) count() {
 	s, t := m.node.Stats(), m.w.tally
 	for name, n := range map[string]uint64{
 		"takeovers": s.Takeovers, "claims": s.Claims, "handovers": s.Handovers, "rejoins": s.Rejoins, "evictions": s.Evictions,
-		"parked": s.Parked, "redirected": s.Redirected, "remote calls": s.Remote, "local calls": s.Local,
+		"relayed": s.Relayed, "passed on": s.Passed, "parked": s.Parked, "redirected": s.Redirected, "remote calls": s.Remote, "local calls": s.Local,
 		"held": s.Host.Held, "barriers": s.Host.Barriers, "fenced": s.Host.Fenced, "unknown appends": s.Host.Unknown,
 		"duplicates": s.Host.Duplicates, "lookups": s.Host.Lookups, "passivations": s.Host.Passivations,
 		"snapshots": s.Host.Snapshots, "warmed": s.Host.Warmed, "commits": s.Host.Commits,
@@ -237,16 +238,20 @@ func (m *machine) point(place int32) {
 	if !m.freeze.CompareAndSwap(place, freezeNever) {
 		return
 	}
-	w, thaw := m.w, m.thaw
+	w, thaw, dead := m.w, m.thaw, make(chan struct{})
 	w.post(m, fmt.Sprintf("freeze %d", place), func() {
-		if m.crashed {
+		if m.crashed { // what is left of it goes on to its end
+			close(dead)
 			return
 		}
 		w.tally["freezes"]++
 		w.note("freeze %s at %d", m.name, place)
 		m.pause(w.span(w.plan.lease/4, 5*w.plan.lease), false)
 	})
-	<-thaw
+	select {
+	case <-thaw:
+	case <-dead:
+	}
 }
 
 // locks prove deaths among the machines of a site. The kernel takes a moment to

@@ -71,7 +71,7 @@ func (w *world) carry(from *machine, address string, e *wire.Envelope, encoded [
 		copies = 0
 	case w.odds(w.plan.double):
 		copies = 2
-		for _, c := range e.Calls { // a network keeps this from happening: no refusal is final then
+		for _, c := range callsOf(e) { // a network keeps this from happening: no refusal is final then
 			w.doubled[commandOf(c)] = true
 		}
 	}
@@ -122,6 +122,22 @@ func (w *world) machineAt(address string) *machine {
 	return w.machines[i]
 }
 
+// callsOf are the calls of an envelope, and of those that it passes on.
+func callsOf(e *wire.Envelope) []*wire.Call {
+	calls, inner := e.Calls, e.Passed
+	if e.Pass != nil {
+		inner = append(inner, e.Pass.Envelope)
+	}
+	for _, encoded := range inner {
+		passed := &wire.Envelope{}
+		if err := proto.Unmarshal(encoded, passed); err != nil {
+			panic(err)
+		}
+		calls = append(calls, callsOf(passed)...)
+	}
+	return calls
+}
+
 func commandOf(c *wire.Call) aggregate.CommandID { return commandID(c.CommandHigh, c.CommandLow) }
 
 // describe puts an envelope into words.
@@ -145,6 +161,18 @@ func describe(e *wire.Envelope) string {
 	}
 	for _, r := range e.Rows {
 		fmt.Fprintf(&b, "row %d epoch %d, ", r.Partition, r.Epoch)
+	}
+	if e.Pass != nil {
+		fmt.Fprintf(&b, "%d bytes to pass to %s, ", len(e.Pass.Envelope), e.Pass.To)
+	}
+	if len(e.Passed) > 0 {
+		fmt.Fprintf(&b, "%d passed on, ", len(e.Passed))
+	}
+	if e.Unpassed != nil {
+		fmt.Fprintf(&b, "unpassed to %s, ", e.Unpassed.To)
+	}
+	if e.Detoured {
+		b.WriteString("detoured, ")
 	}
 	if e.Leaving {
 		b.WriteString("leaving, ")

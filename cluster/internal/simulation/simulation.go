@@ -10,10 +10,14 @@
 // from the seed what becomes of it and when.
 //
 // The process must run one goroutine at a time (GOMAXPROCS 1) and one world at a
-// time. On a machine that is so busy that the operating system takes the
-// processor away from it for long, the Go scheduler may still interleave a
-// node's goroutines differently: a run is then as good a test as any other, but
-// not the one that the seed had before.
+// time, without collecting garbage meanwhile. The goroutines of a node then run in
+// the order in which they were woken, and nothing that a node does may hang on what
+// the runtime draws: the case of a select of which several are ready, or the order
+// of a map. One thing is left to chance. If the operating system takes the processor
+// away in the middle of a turn, for as long as a time slice of the Go scheduler, that
+// may put the goroutine that runs behind those that wait. The run is then as good a
+// test as any other, but perhaps not the one that the seed had before; its result
+// says that it was disturbed.
 package simulation
 
 import (
@@ -50,6 +54,10 @@ type Result struct {
 	Tally map[string]int
 	// Took is the simulated time.
 	Took time.Duration
+	// Disturbed says that the operating system took the processor away for so long that
+	// the Go scheduler may have interrupted a goroutine. The history may then not be the
+	// one that the seed has otherwise; mostly it is.
+	Disturbed bool
 }
 
 // Violation is a promise that was broken.
@@ -100,7 +108,7 @@ func Run(t *testing.T, seed uint64, without Rules) *Result {
 		w.judge()
 		w.end()
 	})
-	return &Result{Seed: seed, Digest: w.digest(), History: w.history, Violations: w.violations, Tally: w.tally, Took: w.now}
+	return &Result{Seed: seed, Digest: w.digest(), History: w.history, Violations: w.violations, Tally: w.tally, Took: w.now, Disturbed: w.disturbed}
 }
 
 // patience is how long, by the real clock, a run may take: a thousand times what
@@ -156,7 +164,7 @@ func (w *world) allGone() bool {
 
 func newWorld(seed uint64, without Rules) *world {
 	w := &world{
-		rng: rand.New(rand.NewPCG(seed, 0x1e55)), start: time.Now(), kick: make(chan struct{}, 1),
+		rng: rand.New(rand.NewPCG(seed, 0x1e55)), start: time.Now(), kick: make(chan struct{}, 1), began: realTime(),
 		without: without, tally: map[string]int{}, doubled: map[aggregate.CommandID]bool{},
 		links: links{cut: map[[2]int]bool{}, broke: map[[2]int]time.Duration{}},
 	}

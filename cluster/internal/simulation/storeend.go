@@ -19,7 +19,8 @@ var _ persistence.Store = (*storeEnd)(nil)
 
 var (
 	errLost    = errors.New("the connection to the store was lost")
-	errRefused = errors.New("the store refuses connections")
+	errRefused = fmt.Errorf("%w: it refuses connections", persistence.ErrUnreachable)
+	errFull    = errors.New("the store is full")
 	errCrashed = errors.New("the machine has crashed")
 )
 
@@ -50,18 +51,32 @@ func through[R any](ctx context.Context, s *storeEnd, key string, mutates bool, 
 		return none, errCrashed
 	}
 	m.w.post(m, "store "+key, func() { m.w.db.receive(c) })
+	answered, err := c.await(ctx)
+	if !answered {
+		return none, err
+	}
+	return result, err
+}
+
+// await waits for what comes first. Of what is there at one moment, an answer
+// counts for more than the end of the caller's patience.
+func (c *call) await(ctx context.Context) (answered bool, err error) {
 	select {
-	case err := <-c.answered:
-		return result, err
-	case <-m.dead:
-		return none, errCrashed
+	case err = <-c.answered:
+		return true, err
+	case <-c.m.dead:
 	case <-ctx.Done():
 	}
 	select {
-	case err := <-c.answered:
-		return result, err
+	case <-c.m.dead:
+		return false, errCrashed
 	default:
-		return none, ctx.Err()
+	}
+	select {
+	case err = <-c.answered:
+		return true, err
+	default:
+		return false, ctx.Err()
 	}
 }
 
@@ -99,18 +114,13 @@ func (s *storeEnd) Append(ctx context.Context, batch *persistence.Batch) {
 	err := errCrashed
 	if !m.crashed {
 		m.w.post(m, "store "+c.key, func() { db.receiveAppend(c, a) })
-		select {
-		case err = <-c.answered:
-		case <-m.dead:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
+		_, err = c.await(ctx)
 	}
 	for i, c := range batch.Commits {
 		switch {
 		case err == nil:
 			c.Offset, c.Err = sent.Commits[i].Offset, sent.Commits[i].Err
-		case errors.Is(err, errRefused):
+		case errors.Is(err, errRefused), errors.Is(err, errFull):
 			c.Offset, c.Err = 0, err
 		default:
 			c.Offset, c.Err = 0, fmt.Errorf("%w: %w", persistence.ErrUnknownOutcome, err)
@@ -157,15 +167,15 @@ func (s *storeEnd) FindClaim(ctx context.Context, c persistence.Claim) (persiste
 	return holder, found && err == nil, err
 }
 
-// SaveSnapshots implements persistence.Snapshots. A store that was put back takes
-// no more of them: nothing in the contract lets a store tell the snapshot of a
-// state that it has lost from any other, and one that is kept is served for ever.
+// Claims implements persistence.Log.
+func (s *storeEnd) Claims(ctx context.Context, after persistence.Claim, limit int) ([]persistence.HeldClaim, error) {
+	return ask(ctx, s, "claims", func() ([]persistence.HeldClaim, error) { return s.m.w.db.store.Claims(always, after, limit) })
+}
+
+// SaveSnapshots implements persistence.Snapshots.
 func (s *storeEnd) SaveSnapshots(ctx context.Context, list []persistence.Snapshot) error {
 	list = slices.Clone(list)
 	return do(ctx, s, fmt.Sprintf("snapshots %d", len(list)), func() error {
-		if s.m.w.db.line > 0 {
-			return errRefused
-		}
 		return s.m.w.db.change(func(st persistence.Store) error { return st.SaveSnapshots(always, list) })
 	})
 }

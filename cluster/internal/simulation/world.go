@@ -7,9 +7,11 @@ import (
 	"hash/fnv"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing/synctest"
 	"time"
 
@@ -43,6 +45,9 @@ type world struct {
 	history    []string
 	tally      map[string]int
 	violations []Violation
+
+	began     time.Duration // the turn at hand, by the real clock
+	disturbed bool          // a turn was so long that the Go scheduler may have chosen
 }
 
 // intent is what a machine wants to happen. settle draws what becomes of it.
@@ -130,6 +135,7 @@ func (w *world) collect() {
 func (w *world) run(until time.Duration) {
 	for {
 		synctest.Wait()
+		w.turn()
 		w.now = w.elapsed()
 		w.collect()
 		next := until
@@ -161,6 +167,28 @@ func (w *world) run(until time.Duration) {
 		w.active = e.machine
 		e.do()
 	}
+}
+
+// turn is called when all is quiet. It notes whether what happened since the last
+// turn may have been interrupted, and begins a new time slice: who yields is given
+// one, whereas those who are woken use up what their waker has left.
+func (w *world) turn() {
+	now := realTime()
+	w.disturbed = w.disturbed || now-w.began >= slice
+	w.began = now
+	runtime.Gosched()
+}
+
+// slice is how long the Go scheduler lets a goroutine run, and those that it wakes,
+// before it puts the one that runs behind all others. A turn takes some
+// microseconds, unless the operating system takes the processor away.
+const slice = 10 * time.Millisecond
+
+// realTime is the time outside of the bubble.
+func realTime() time.Duration {
+	var t syscall.Timeval
+	_ = syscall.Gettimeofday(&t) // cannot fail with a valid pointer
+	return time.Duration(t.Nano())
 }
 
 func (w *world) digest() uint64 {

@@ -51,7 +51,20 @@ type Envelope struct {
 	Farewell bool `protobuf:"varint,13,opt,name=farewell,proto3" json:"farewell,omitempty"`
 	// The sender's process, the same over all its incarnations, whose sessions it
 	// counts together. 0 when the sender is of a version that did not say.
-	Process       uint64 `protobuf:"fixed64,14,opt,name=process,proto3" json:"process,omitempty"`
+	Process uint64 `protobuf:"fixed64,14,opt,name=process,proto3" json:"process,omitempty"`
+	// The way round a broken link. A pass is for another member, to which the
+	// receiver passes it on. What was passed on is opened by who gets it, and goes no
+	// further. Whoever cannot pass on says so with unpassed.
+	Pass     *Pass     `protobuf:"bytes,15,opt,name=pass,proto3" json:"pass,omitempty"`
+	Passed   [][]byte  `protobuf:"bytes,16,rep,name=passed,proto3" json:"passed,omitempty"` // envelopes of others, as they were encoded
+	Unpassed *Unpassed `protobuf:"bytes,17,opt,name=unpassed,proto3" json:"unpassed,omitempty"`
+	// The sender has given up the way on which it sent before: whoever waits for a
+	// reply of the sender asks again.
+	Detoured bool `protobuf:"varint,18,opt,name=detoured,proto3" json:"detoured,omitempty"`
+	// Events of the sender's partitions that have become durable, in the order of
+	// their offsets within each partition: for the receiver's views. Some may be
+	// missing; then the log has them.
+	Events        []*Event `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +197,280 @@ func (x *Envelope) GetProcess() uint64 {
 	return 0
 }
 
+func (x *Envelope) GetPass() *Pass {
+	if x != nil {
+		return x.Pass
+	}
+	return nil
+}
+
+func (x *Envelope) GetPassed() [][]byte {
+	if x != nil {
+		return x.Passed
+	}
+	return nil
+}
+
+func (x *Envelope) GetUnpassed() *Unpassed {
+	if x != nil {
+		return x.Unpassed
+	}
+	return nil
+}
+
+func (x *Envelope) GetDetoured() bool {
+	if x != nil {
+		return x.Detoured
+	}
+	return false
+}
+
+func (x *Envelope) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+// Event is an event as it stands in the log.
+type Event struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Epoch         int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Type          string                 `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"` // of the aggregate
+	Id            string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Version       int64                  `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	Event         string                 `protobuf:"bytes,7,opt,name=event,proto3" json:"event,omitempty"` // the stored name
+	At            int64                  `protobuf:"varint,8,opt,name=at,proto3" json:"at,omitempty"`      // microseconds since 1970
+	CommandHigh   uint64                 `protobuf:"fixed64,9,opt,name=command_high,json=commandHigh,proto3" json:"command_high,omitempty"`
+	CommandLow    uint64                 `protobuf:"fixed64,10,opt,name=command_low,json=commandLow,proto3" json:"command_low,omitempty"`
+	Metadata      []byte                 `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Payload       []byte                 `protobuf:"bytes,12,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_wire_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Event) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Event) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Event) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Event) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Event) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Event) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Event) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *Event) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Event) GetCommandHigh() uint64 {
+	if x != nil {
+		return x.CommandHigh
+	}
+	return 0
+}
+
+func (x *Event) GetCommandLow() uint64 {
+	if x != nil {
+		return x.CommandLow
+	}
+	return 0
+}
+
+func (x *Event) GetMetadata() []byte {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Event) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+// Pass is an envelope for another member than the one it is sent to.
+type Pass struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	Envelope      []byte                 `protobuf:"bytes,2,opt,name=envelope,proto3" json:"envelope,omitempty"` // encoded
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pass) Reset() {
+	*x = Pass{}
+	mi := &file_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pass) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pass) ProtoMessage() {}
+
+func (x *Pass) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pass.ProtoReflect.Descriptor instead.
+func (*Pass) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Pass) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Pass) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+// Unpassed tells that what was to be passed on to a member may be lost.
+type Unpassed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            string                 `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	Again         bool                   `protobuf:"varint,2,opt,name=again,proto3" json:"again,omitempty"` // the next may get through
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unpassed) Reset() {
+	*x = Unpassed{}
+	mi := &file_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unpassed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unpassed) ProtoMessage() {}
+
+func (x *Unpassed) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unpassed.ProtoReflect.Descriptor instead.
+func (*Unpassed) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Unpassed) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Unpassed) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
 // Kind is a command or query of an aggregate type.
 type Kind struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -196,7 +483,7 @@ type Kind struct {
 
 func (x *Kind) Reset() {
 	*x = Kind{}
-	mi := &file_wire_proto_msgTypes[1]
+	mi := &file_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +495,7 @@ func (x *Kind) String() string {
 func (*Kind) ProtoMessage() {}
 
 func (x *Kind) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[1]
+	mi := &file_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +508,7 @@ func (x *Kind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kind.ProtoReflect.Descriptor instead.
 func (*Kind) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{1}
+	return file_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Kind) GetType() string {
@@ -247,26 +534,31 @@ func (x *Kind) GetQuery() bool {
 
 // Call is a command or query.
 type Call struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // the sender's, for the reply
-	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`     // index in the envelope's kinds
-	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
-	Answer        bool                   `protobuf:"varint,4,opt,name=answer,proto3" json:"answer,omitempty"` // wants the result of a command that answers
-	Payload       []byte                 `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
-	CommandHigh   uint64                 `protobuf:"fixed64,6,opt,name=command_high,json=commandHigh,proto3" json:"command_high,omitempty"` // the command id, in two halves; 0 for a query
-	CommandLow    uint64                 `protobuf:"fixed64,7,opt,name=command_low,json=commandLow,proto3" json:"command_low,omitempty"`
-	Metadata      []byte                 `protobuf:"bytes,8,opt,name=metadata,proto3" json:"metadata,omitempty"`   // as stored with events; empty when there is none
-	Expect        int64                  `protobuf:"varint,9,opt,name=expect,proto3" json:"expect,omitempty"`      // the expected version plus one; 0 for any
-	Patience      int64                  `protobuf:"varint,10,opt,name=patience,proto3" json:"patience,omitempty"` // microseconds until the caller gives up; 0 for none
-	Epoch         int64                  `protobuf:"varint,11,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the partition, as the sender saw it; 0 for any
-	Activate      bool                   `protobuf:"varint,12,opt,name=activate,proto3" json:"activate,omitempty"` // wants no message handled, only the activation's PID
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Number      uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // the sender's, for the reply
+	Kind        uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`     // index in the envelope's kinds
+	Id          string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Answer      bool                   `protobuf:"varint,4,opt,name=answer,proto3" json:"answer,omitempty"` // wants the result of a command that answers
+	Payload     []byte                 `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
+	CommandHigh uint64                 `protobuf:"fixed64,6,opt,name=command_high,json=commandHigh,proto3" json:"command_high,omitempty"` // the command id, in two halves; 0 for a query
+	CommandLow  uint64                 `protobuf:"fixed64,7,opt,name=command_low,json=commandLow,proto3" json:"command_low,omitempty"`
+	Metadata    []byte                 `protobuf:"bytes,8,opt,name=metadata,proto3" json:"metadata,omitempty"`   // as stored with events; empty when there is none
+	Expect      int64                  `protobuf:"varint,9,opt,name=expect,proto3" json:"expect,omitempty"`      // the expected version plus one; 0 for any
+	Patience    int64                  `protobuf:"varint,10,opt,name=patience,proto3" json:"patience,omitempty"` // microseconds until the caller gives up; 0 for none
+	Epoch       int64                  `protobuf:"varint,11,opt,name=epoch,proto3" json:"epoch,omitempty"`       // of the partition, as the sender saw it; 0 for any
+	Activate    bool                   `protobuf:"varint,12,opt,name=activate,proto3" json:"activate,omitempty"` // wants no message handled, only the activation's PID
+	Erase       bool                   `protobuf:"varint,40,opt,name=erase,proto3" json:"erase,omitempty"`       // wants no message handled, but the aggregate erased
+	// An event caused the command: its id may have any age, and what becomes of it is
+	// kept. With a refusal, that is what becomes of it, unless it has an outcome.
+	Caused        bool   `protobuf:"varint,45,opt,name=caused,proto3" json:"caused,omitempty"`
+	Refusal       *Error `protobuf:"bytes,46,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +570,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[2]
+	mi := &file_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +583,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{2}
+	return file_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Call) GetNumber() uint64 {
@@ -378,6 +670,27 @@ func (x *Call) GetActivate() bool {
 	return false
 }
 
+func (x *Call) GetErase() bool {
+	if x != nil {
+		return x.Erase
+	}
+	return false
+}
+
+func (x *Call) GetCaused() bool {
+	if x != nil {
+		return x.Caused
+	}
+	return false
+}
+
+func (x *Call) GetRefusal() *Error {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
 // Reply is what became of a call.
 type Reply struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -398,7 +711,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +723,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +736,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{3}
+	return file_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Reply) GetNumber() uint64 {
@@ -510,7 +823,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +835,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +848,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{4}
+	return file_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Error) GetKind() int32 {
@@ -578,7 +891,7 @@ type NotOwner struct {
 
 func (x *NotOwner) Reset() {
 	*x = NotOwner{}
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +903,7 @@ func (x *NotOwner) String() string {
 func (*NotOwner) ProtoMessage() {}
 
 func (x *NotOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +916,7 @@ func (x *NotOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotOwner.ProtoReflect.Descriptor instead.
 func (*NotOwner) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{5}
+	return file_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NotOwner) GetPartition() int32 {
@@ -643,7 +956,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +968,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +981,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Moved) GetPartition() int32 {
@@ -717,7 +1030,7 @@ type Hot struct {
 
 func (x *Hot) Reset() {
 	*x = Hot{}
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +1042,7 @@ func (x *Hot) String() string {
 func (*Hot) ProtoMessage() {}
 
 func (x *Hot) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +1055,7 @@ func (x *Hot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hot.ProtoReflect.Descriptor instead.
 func (*Hot) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Hot) GetType() string {
@@ -772,7 +1085,7 @@ type Ownership struct {
 
 func (x *Ownership) Reset() {
 	*x = Ownership{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +1097,7 @@ func (x *Ownership) String() string {
 func (*Ownership) ProtoMessage() {}
 
 func (x *Ownership) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1110,7 @@ func (x *Ownership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ownership.ProtoReflect.Descriptor instead.
 func (*Ownership) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Ownership) GetPartition() int32 {
@@ -833,7 +1146,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\fingrain.wire\"\xb5\x03\n" +
+	"wire.proto\x12\fingrain.wire\"\xf2\x04\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
@@ -849,11 +1162,37 @@ const file_wire_proto_rawDesc = "" +
 	"\x04pong\x18\v \x01(\x04R\x04pong\x12\x18\n" +
 	"\aleaving\x18\f \x01(\bR\aleaving\x12\x1a\n" +
 	"\bfarewell\x18\r \x01(\bR\bfarewell\x12\x18\n" +
-	"\aprocess\x18\x0e \x01(\x06R\aprocess\"D\n" +
+	"\aprocess\x18\x0e \x01(\x06R\aprocess\x12&\n" +
+	"\x04pass\x18\x0f \x01(\v2\x12.ingrain.wire.PassR\x04pass\x12\x16\n" +
+	"\x06passed\x18\x10 \x03(\fR\x06passed\x122\n" +
+	"\bunpassed\x18\x11 \x01(\v2\x16.ingrain.wire.UnpassedR\bunpassed\x12\x1a\n" +
+	"\bdetoured\x18\x12 \x01(\bR\bdetoured\x12+\n" +
+	"\x06events\x18( \x03(\v2\x13.ingrain.wire.EventR\x06events\"\xb1\x02\n" +
+	"\x05Event\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x03R\aversion\x12\x14\n" +
+	"\x05event\x18\a \x01(\tR\x05event\x12\x0e\n" +
+	"\x02at\x18\b \x01(\x03R\x02at\x12!\n" +
+	"\fcommand_high\x18\t \x01(\x06R\vcommandHigh\x12\x1f\n" +
+	"\vcommand_low\x18\n" +
+	" \x01(\x06R\n" +
+	"commandLow\x12\x1a\n" +
+	"\bmetadata\x18\v \x01(\fR\bmetadata\x12\x18\n" +
+	"\apayload\x18\f \x01(\fR\apayload\"2\n" +
+	"\x04Pass\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x1a\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"0\n" +
+	"\bUnpassed\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\x12\x14\n" +
+	"\x05again\x18\x02 \x01(\bR\x05again\"D\n" +
 	"\x04Kind\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05query\x18\x03 \x01(\bR\x05query\"\xba\x02\n" +
+	"\x05query\x18\x03 \x01(\bR\x05query\"\x97\x03\n" +
 	"\x04Call\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x0e\n" +
@@ -868,7 +1207,10 @@ const file_wire_proto_rawDesc = "" +
 	"\bpatience\x18\n" +
 	" \x01(\x03R\bpatience\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x03R\x05epoch\x12\x1a\n" +
-	"\bactivate\x18\f \x01(\bR\bactivate\"\xaf\x02\n" +
+	"\bactivate\x18\f \x01(\bR\bactivate\x12\x14\n" +
+	"\x05erase\x18( \x01(\bR\x05erase\x12\x16\n" +
+	"\x06caused\x18- \x01(\bR\x06caused\x12-\n" +
+	"\arefusal\x18. \x01(\v2\x13.ingrain.wire.ErrorR\arefusal\"\xaf\x02\n" +
 	"\x05Reply\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\fR\x06result\x12)\n" +
@@ -920,34 +1262,41 @@ func file_wire_proto_rawDescGZIP() []byte {
 	return file_wire_proto_rawDescData
 }
 
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_wire_proto_goTypes = []any{
 	(*Envelope)(nil),  // 0: ingrain.wire.Envelope
-	(*Kind)(nil),      // 1: ingrain.wire.Kind
-	(*Call)(nil),      // 2: ingrain.wire.Call
-	(*Reply)(nil),     // 3: ingrain.wire.Reply
-	(*Error)(nil),     // 4: ingrain.wire.Error
-	(*NotOwner)(nil),  // 5: ingrain.wire.NotOwner
-	(*Moved)(nil),     // 6: ingrain.wire.Moved
-	(*Hot)(nil),       // 7: ingrain.wire.Hot
-	(*Ownership)(nil), // 8: ingrain.wire.Ownership
-	nil,               // 9: ingrain.wire.Error.DetailsEntry
+	(*Event)(nil),     // 1: ingrain.wire.Event
+	(*Pass)(nil),      // 2: ingrain.wire.Pass
+	(*Unpassed)(nil),  // 3: ingrain.wire.Unpassed
+	(*Kind)(nil),      // 4: ingrain.wire.Kind
+	(*Call)(nil),      // 5: ingrain.wire.Call
+	(*Reply)(nil),     // 6: ingrain.wire.Reply
+	(*Error)(nil),     // 7: ingrain.wire.Error
+	(*NotOwner)(nil),  // 8: ingrain.wire.NotOwner
+	(*Moved)(nil),     // 9: ingrain.wire.Moved
+	(*Hot)(nil),       // 10: ingrain.wire.Hot
+	(*Ownership)(nil), // 11: ingrain.wire.Ownership
+	nil,               // 12: ingrain.wire.Error.DetailsEntry
 }
 var file_wire_proto_depIdxs = []int32{
-	2, // 0: ingrain.wire.Envelope.calls:type_name -> ingrain.wire.Call
-	3, // 1: ingrain.wire.Envelope.replies:type_name -> ingrain.wire.Reply
-	6, // 2: ingrain.wire.Envelope.moved:type_name -> ingrain.wire.Moved
-	1, // 3: ingrain.wire.Envelope.kinds:type_name -> ingrain.wire.Kind
-	8, // 4: ingrain.wire.Envelope.rows:type_name -> ingrain.wire.Ownership
-	4, // 5: ingrain.wire.Reply.error:type_name -> ingrain.wire.Error
-	5, // 6: ingrain.wire.Reply.not_owner:type_name -> ingrain.wire.NotOwner
-	9, // 7: ingrain.wire.Error.details:type_name -> ingrain.wire.Error.DetailsEntry
-	7, // 8: ingrain.wire.Moved.hot:type_name -> ingrain.wire.Hot
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	5,  // 0: ingrain.wire.Envelope.calls:type_name -> ingrain.wire.Call
+	6,  // 1: ingrain.wire.Envelope.replies:type_name -> ingrain.wire.Reply
+	9,  // 2: ingrain.wire.Envelope.moved:type_name -> ingrain.wire.Moved
+	4,  // 3: ingrain.wire.Envelope.kinds:type_name -> ingrain.wire.Kind
+	11, // 4: ingrain.wire.Envelope.rows:type_name -> ingrain.wire.Ownership
+	2,  // 5: ingrain.wire.Envelope.pass:type_name -> ingrain.wire.Pass
+	3,  // 6: ingrain.wire.Envelope.unpassed:type_name -> ingrain.wire.Unpassed
+	1,  // 7: ingrain.wire.Envelope.events:type_name -> ingrain.wire.Event
+	7,  // 8: ingrain.wire.Call.refusal:type_name -> ingrain.wire.Error
+	7,  // 9: ingrain.wire.Reply.error:type_name -> ingrain.wire.Error
+	8,  // 10: ingrain.wire.Reply.not_owner:type_name -> ingrain.wire.NotOwner
+	12, // 11: ingrain.wire.Error.details:type_name -> ingrain.wire.Error.DetailsEntry
+	10, // 12: ingrain.wire.Moved.hot:type_name -> ingrain.wire.Hot
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -961,7 +1310,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,8 +7,10 @@ import (
 	"os/exec"
 	osuser "os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -32,12 +34,35 @@ func findBinaries() (string, error) {
 		}
 		found = append(found, dirs...)
 	}
-	for _, dir := range slices.Backward(found) { // the newest is last
+	slices.SortStableFunc(found, byVersion)
+	for _, dir := range found {
 		if isComplete(dir) {
 			return dir, nil
 		}
 	}
 	return "", errMissing
+}
+
+var version = regexp.MustCompile(`(\d+(?:\.\d+)*)/bin$`)
+
+// byVersion sorts folders by the version in their names, the newest first.
+func byVersion(a, b string) int { return slices.Compare(versionIn(b), versionIn(a)) }
+
+// versionIn returns the numbers that stand before the last part of a path, none
+// if there are none: 9 and 6 of /usr/lib/postgresql/9.6/bin.
+func versionIn(dir string) (numbers []int) {
+	found := version.FindStringSubmatch(dir)
+	if found == nil {
+		return nil
+	}
+	for part := range strings.SplitSeq(found[1], ".") {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			return nil
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers
 }
 
 func isComplete(dir string) bool {

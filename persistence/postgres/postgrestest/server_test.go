@@ -49,6 +49,21 @@ func TestDSNIsAFreshDatabase(t *testing.T) {
 	require.NoError(t, execute(context.Background(), b, "create table t()"))
 }
 
+func TestNewestServerIsFound(t *testing.T) {
+	sorted := []string{
+		"/usr/lib/postgresql/18/bin", "/usr/pgsql-17/bin", "/opt/homebrew/opt/postgresql@16/bin", "/usr/lib/postgresql/10/bin",
+		"/usr/lib/postgresql/9.6/bin", "/usr/lib/postgresql/9.5.24/bin", "/usr/lib/postgresql/9.5/bin", "/usr/local/pgsql/bin",
+	}
+	for i, newer := range sorted {
+		for _, older := range sorted[i+1:] {
+			require.Negative(t, byVersion(newer, older), "%s, %s", newer, older)
+			require.Positive(t, byVersion(older, newer), "%s, %s", older, newer)
+		}
+		require.Zero(t, byVersion(newer, newer))
+	}
+	require.Zero(t, byVersion("/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql/bin"))
+}
+
 func TestWithDatabase(t *testing.T) {
 	require.Equal(t, "postgres://u:p@h:1/new?sslmode=disable", withDatabase("postgres://u:p@h:1/old?sslmode=disable", "new"))
 	require.Equal(t, "host=h dbname=old dbname=new", withDatabase("host=h dbname=old", "new"))

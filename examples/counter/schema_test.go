@@ -1,0 +1,9 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/ingrain-go/ingrain/aggregate/aggregatetest"
+)
+
+func TestWhatIsStoredCanBeRead(t *testing.T) { aggregatetest.Schema(t, Counters) }

@@ -1,0 +1,9 @@
+package book
+
+import (
+	"testing"
+
+	"github.com/ingrain-go/ingrain/aggregate/aggregatetest"
+)
+
+func TestWhatIsStoredCanBeRead(t *testing.T) { aggregatetest.Schema(t, Books) }

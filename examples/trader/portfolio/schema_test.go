@@ -1,0 +1,9 @@
+package portfolio
+
+import (
+	"testing"
+
+	"github.com/ingrain-go/ingrain/aggregate/aggregatetest"
+)
+
+func TestWhatIsStoredCanBeRead(t *testing.T) { aggregatetest.Schema(t, Portfolios) }
